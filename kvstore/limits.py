@@ -1,0 +1,46 @@
+"""Every bound of the wire and of client input in one place, each with its unit and reason.
+
+Rule for editing: a limit that is enforced on both sides must be checked before memory is allocated for what it bounds.
+Sibling and size limits bind client puts only, never replication, repair or reads (`correctness` rule 8).
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "BUCKETS_COUNT_MAX", "BUCKET_NAME_LENGTH_MAX", "CHUNK_SIZE_BYTES_MAX", "CONNECTION_BACKLOG_BYTES_MAX",
+    "CONTEXT_SIZE_BYTES_MAX", "FRAME_OPERATIONS_MAX", "FRAME_SIZE_BYTES_MAX", "FRAME_SIZE_BYTES_TARGET",
+    "INFLIGHT_PER_LINK_MAX", "INFLIGHT_PER_NODE_MAX", "KEY_SIZE_BYTES_MAX", "MEMBERS_COUNT_MAX", "OPERATIONS_KEPT_MAX",
+    "REASSEMBLY_BYTES_MAX", "SIBLINGS_COUNT_MAX", "TOPOLOGY_SIZE_BYTES_MAX", "VALUE_DEPTH_MAX", "VALUE_SIZE_BYTES_MAX",
+    "VECTOR_ENTRIES_MAX",
+]  # fmt: skip
+
+FRAME_SIZE_BYTES_MAX = 4 * 1024 * 1024 - 64
+"""A frame on the wire; gRPC refuses messages above 4 MiB and the protobuf envelope needs a few bytes."""
+FRAME_SIZE_BYTES_TARGET = 1024 * 1024
+"""A coalescer sends a frame once it holds this much, so that one large value does not delay many small ones."""
+FRAME_OPERATIONS_MAX = 4_096
+"""Operations in a frame: bounds what one frame can make a decoder allocate."""
+CHUNK_SIZE_BYTES_MAX = 1024 * 1024
+"""A body above this travels in several PART operations (a record may hold 64 siblings of 1 MiB)."""
+REASSEMBLY_BYTES_MAX = 96 * 1024 * 1024
+"""Bytes of unfinished chunked bodies one connection may hold: one record with 64 values of 1 MiB and its vector."""
+CONNECTION_BACKLOG_BYTES_MAX = 8 * 1024 * 1024
+"""Bytes queued to one slow receiver before we stop reading its requests (server) or refuse new ones (client)."""
+INFLIGHT_PER_LINK_MAX = 8_192
+"""Operations awaiting a reply on one link; one more is refused with `Overloaded` before it is sent."""
+INFLIGHT_PER_NODE_MAX = 4_096
+"""Client operations one node coordinates at once; about 0.2 s of work at the speed of two cores."""
+KEY_SIZE_BYTES_MAX = 1_024
+VALUE_SIZE_BYTES_MAX = 1024 * 1024
+VALUE_DEPTH_MAX = 16
+CONTEXT_SIZE_BYTES_MAX = 16 * 1024
+SIBLINGS_COUNT_MAX = 64
+VECTOR_ENTRIES_MAX = 4_096
+"""Actors in one stored version vector; only amnesia events add any, so this is far above what can be met."""
+OPERATIONS_KEPT_MAX = 16
+"""(operation id, dot) pairs a record remembers, so that a retried put is recognised."""
+BUCKET_NAME_LENGTH_MAX = 64
+BUCKETS_COUNT_MAX = 1_000
+MEMBERS_COUNT_MAX = 1_000
+TOPOLOGY_SIZE_BYTES_MAX = 3 * 1024 * 1024
+"""An encoded topology document; 1,000 members and 65,536 partitions fit."""

@@ -1,0 +1,232 @@
+"""The verbs of the wire, their statuses and their bodies: what one operation in a frame may say.
+
+    request   (id, verb, placement_version, remaining_ms, key, body)
+    reply     (id, status, body)
+
+`key` is the object name for client verbs and the storage key for peer verbs. Bodies are `bytes`: either a flat msgpack
+array (decoded with the limits below) or a raw record. ONLY APPEND to the enums: values are part of the format.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import Any, NamedTuple
+
+import msgpack
+
+from kvstore.errors import DecodeError
+from kvstore.limits import CONTEXT_SIZE_BYTES_MAX, FRAME_SIZE_BYTES_MAX
+
+__all__ = [
+    "CONSISTENCY_ALL", "CONSISTENCY_QUORUM", "PROTOCOL_VERSION", "DeleteRequest", "GetReply", "GetRequest", "PutReply",
+    "PutRequest", "Status", "Verb", "WireSibling", "decode_delete", "decode_get", "decode_get_reply", "decode_put",
+    "decode_put_reply", "encode_get_reply", "encode_body", "decode_body",
+]  # fmt: skip
+
+PROTOCOL_VERSION = 1
+CONSISTENCY_QUORUM = 101
+"""Symbolic count on the wire: N // 2 + 1 of the cluster's N (never clamped: it is explicit)."""
+CONSISTENCY_ALL = 102
+"""Symbolic count on the wire: N."""
+
+
+class Verb(IntEnum):
+    """What a request asks for. 1-31 from clients, 32-63 between nodes. ONLY APPEND."""
+
+    PART = 0
+    PUT = 1
+    GET = 2
+    DELETE = 3
+    TOPOLOGY = 8
+    STATUS = 9
+    BUCKET_CREATE = 10
+    JOIN = 11
+    REPLICATE = 32
+    REPLICATE_EARLY = 33
+    FETCH = 34
+    FORWARDED_PUT = 36
+    FORWARDED_GET = 37
+    FORWARDED_DELETE = 38
+    PING = 40
+    TOPOLOGY_ADOPT = 41
+    TRANSFER = 42
+    FORWARDED_ADMIN = 43
+
+
+class Status(IntEnum):
+    """How a reply ended. ONLY APPEND."""
+
+    OK = 0
+    PART = 1
+    APPLIED = 2
+    """Applied but not yet durable; a second reply (OK or ERROR) with the same id follows."""
+    ERROR = 3
+    """`body` is `errors.error_to_wire`."""
+
+
+class PutRequest(NamedTuple):
+    """Body of PUT. `context` None is blind; consistency None is the bucket's default."""
+
+    operation_id: bytes
+    value: bytes
+    context: bytes | None
+    ttl_ms: int
+    w: int | None
+    dw: int | None
+    pw: int | None
+
+
+class DeleteRequest(NamedTuple):
+    """Body of DELETE: a put of a tombstone that replaces exactly what `context` covers."""
+
+    operation_id: bytes
+    context: bytes
+    w: int | None
+    dw: int | None
+    pw: int | None
+
+
+class GetRequest(NamedTuple):
+    """Body of GET (an empty body means all defaults)."""
+
+    r: int | None
+    pr: int | None
+
+
+class PutReply(NamedTuple):
+    """Body of an OK reply to PUT and DELETE. `context` is empty when siblings were left: read before overwriting."""
+
+    acked: int
+    needed: int
+    n: int
+    primaries_acked: int
+    durable: int
+    siblings: int
+    superseded: bool
+    context: bytes
+
+
+class WireSibling(NamedTuple):
+    """One live value of a GET reply. `expires_ms` is 0 or milliseconds since 1970."""
+
+    actor: bytes
+    counter: int
+    hlc: int
+    expires_ms: int
+    value: bytes
+
+
+class GetReply(NamedTuple):
+    """Body of an OK reply to GET. No siblings means not found; `context` then covers the tombstones, or is empty."""
+
+    context: bytes
+    replied: int
+    n: int
+    primaries_replied: int
+    siblings: list[WireSibling]
+
+
+_COUNT = (int, type(None))
+_packer = msgpack.Packer(autoreset=True)
+
+
+def encode_body(fields: Any) -> bytes:
+    """Encode a flat list of scalars as a body."""
+    packed: bytes = _packer.pack(fields)
+    return packed
+
+
+def decode_body(body: bytes, *, fields_max: int = 4_096, maps_max: int = 0) -> list[Any]:
+    """Decode a flat msgpack array; anything else is a `DecodeError`. Nested containers need `maps_max` > 0."""
+    try:
+        fields = msgpack.unpackb(
+            body, max_array_len=fields_max, max_map_len=maps_max, max_ext_len=0, max_bin_len=FRAME_SIZE_BYTES_MAX,
+            max_str_len=65_536, strict_map_key=True,
+        )  # fmt: skip
+    except (ValueError, TypeError, RecursionError, msgpack.UnpackException) as problem:
+        raise DecodeError(f"unreadable body: {problem}") from None
+    if type(fields) is not list:
+        raise DecodeError("a body must be an array")
+    return fields
+
+
+def _check_counts(*counts: Any) -> None:
+    for count in counts:
+        if count is not None and (type(count) is not int or not 0 <= count <= CONSISTENCY_ALL):
+            raise DecodeError("a consistency count must be a small integer or nil")
+
+
+def _check_context(context: Any) -> None:
+    if type(context) is not bytes or len(context) > CONTEXT_SIZE_BYTES_MAX:
+        raise DecodeError(f"a context must be at most {CONTEXT_SIZE_BYTES_MAX} bytes")
+
+
+def decode_put(body: bytes) -> PutRequest:
+    """Decode and check the body of PUT; `DecodeError` if it is not one."""
+    fields = decode_body(body, fields_max=7)
+    if len(fields) != 7:
+        raise DecodeError("PUT takes 7 fields", fields=len(fields))
+    request = PutRequest(*fields)
+    if type(request.operation_id) is not bytes or len(request.operation_id) != 16 or type(request.value) is not bytes:
+        raise DecodeError("PUT needs a 16-byte operation id and a value of bytes")
+    if type(request.ttl_ms) is not int or not 0 <= request.ttl_ms < 1 << 45:
+        raise DecodeError("ttl_ms out of range")
+    if request.context is not None:
+        _check_context(request.context)
+    if request.w is not None or request.dw is not None or request.pw is not None:
+        _check_counts(request.w, request.dw, request.pw)
+    return request
+
+
+def decode_delete(body: bytes) -> DeleteRequest:
+    """Decode and check the body of DELETE; `DecodeError` if it is not one."""
+    fields = decode_body(body, fields_max=5)
+    if len(fields) != 5:
+        raise DecodeError("DELETE takes 5 fields", fields=len(fields))
+    request = DeleteRequest(*fields)
+    if type(request.operation_id) is not bytes or len(request.operation_id) != 16:
+        raise DecodeError("DELETE needs a 16-byte operation id")
+    _check_context(request.context)
+    _check_counts(request.w, request.dw, request.pw)
+    return request
+
+
+_GET_DEFAULTS = GetRequest(None, None)
+
+
+def decode_get(body: bytes) -> GetRequest:
+    """Decode and check the body of GET; `DecodeError` if it is not one."""
+    if not body:
+        return _GET_DEFAULTS
+    fields = decode_body(body, fields_max=2)
+    if len(fields) != 2:
+        raise DecodeError("GET takes 2 fields", fields=len(fields))
+    _check_counts(*fields)
+    return GetRequest(*fields)
+
+
+def decode_put_reply(body: bytes) -> PutReply:
+    """Decode the body of an OK reply to PUT or DELETE."""
+    fields = decode_body(body, fields_max=8)
+    if len(fields) != 8 or type(fields[7]) is not bytes:
+        raise DecodeError("a put reply has 8 fields")
+    return PutReply(*fields)
+
+
+def encode_get_reply(context: bytes, replied: int, n: int, primaries_replied: int, flat_siblings: list[Any]) -> bytes:
+    """Encode a GET reply; `flat_siblings` holds actor, counter, hlc, expires_ms, value for each live value in turn."""
+    packed: bytes = _packer.pack([context, replied, n, primaries_replied, *flat_siblings])
+    return packed
+
+
+def decode_get_reply(body: bytes) -> GetReply:
+    """Decode the body of an OK reply to GET (may be up to REASSEMBLY_BYTES_MAX long)."""
+    try:
+        fields = msgpack.unpackb(body, max_array_len=65_536, max_map_len=0, max_ext_len=0)
+    except (ValueError, TypeError, msgpack.UnpackException) as problem:
+        raise DecodeError(f"unreadable get reply: {problem}") from None
+    if type(fields) is not list or len(fields) < 4 or (len(fields) - 4) % 5 or type(fields[0]) is not bytes:
+        raise DecodeError("a get reply has 4 fields and 5 for each sibling")
+    rest = iter(fields[4:])
+    siblings = [WireSibling(*five) for five in zip(rest, rest, rest, rest, rest, strict=True)]
+    return GetReply(fields[0], fields[1], fields[2], fields[3], siblings)
