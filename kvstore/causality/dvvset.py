@@ -1,0 +1,157 @@
+"""Dotted siblings: the state of one register, and the only four ways in which it may change.
+
+    state   = version vector (everything ever seen)  +  the values of it that nothing has replaced, each with its own dot
+
+            {a:3, b:1}   (a,3) "red"   (b,1) "blue"      two siblings; (a,1) and (a,2) were seen and replaced
+
+A value leaves a state only because a vector covers its dot and the state that owns that vector does not hold it any more,
+which means that somebody who had seen it replaced it. `update` makes a new dot, `sync` joins two states, `join` gives the
+history for a context, `discard` drops what a context covers.
+
+Invariants
+  1. Every sibling's dot is covered by the vector; siblings are sorted by dot; no dot occurs twice.
+  2. `sync` is commutative and idempotent, and associative as long as no operation id was written at two coordinators.
+  3. An operation id occurs at most once among the siblings: the smallest dot survives (a retry through another
+     coordinator is one value). A retry that arrives after its value was replaced may come back as a sibling: documented.
+  4. `operations` are the newest OPERATIONS_KEPT_MAX (operation id, value hash, dot) known, overwritten ones too.
+
+Sources: Preguiça et al., "Dotted Version Vectors", 2010; Gonçalves, DVVSet, section "sync". Differs: dots are explicit
+instead of implied by list position, because dropping a retried duplicate may leave a gap in an actor's run.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from kvstore.causality.version_vector import VersionVector, merge_vectors
+from kvstore.ids import ActorId, HlcTimestamp, OperationId
+from kvstore.limits import OPERATIONS_KEPT_MAX
+
+__all__ = ["EMPTY", "DVVSet", "Operation", "Sibling", "discard", "join", "sync", "sync_lww", "update", "update_lww"]
+
+
+class Sibling(NamedTuple):
+    """One value and its dot. `value` None is a tombstone; `expires` is 0 or an absolute HLC time."""
+
+    actor: ActorId
+    counter: int
+    hlc: HlcTimestamp
+    expires: HlcTimestamp
+    operation_id: OperationId
+    value: bytes | None
+
+
+class Operation(NamedTuple):
+    """A put this state remembers, so that its retry is recognised (sorted by operation id, which begins with time)."""
+
+    operation_id: OperationId
+    value_hash: bytes
+    actor: ActorId
+    counter: int
+
+
+class DVVSet(NamedTuple):
+    """State of one object. Treat the vector as immutable: states share it."""
+
+    vector: VersionVector
+    siblings: tuple[Sibling, ...]
+    operations: tuple[Operation, ...]
+
+
+EMPTY = DVVSet({}, (), ())
+
+
+def join(state: DVVSet) -> VersionVector:
+    """Return everything the state has seen: what a context covers. Do not modify it."""
+    return state.vector
+
+
+def discard(state: DVVSet, context: VersionVector) -> DVVSet:
+    """Return the state without the siblings that `context` covers, having seen everything in `context`."""
+    kept = tuple([s for s in state.siblings if context.get(s.actor, 0) < s.counter])
+    return DVVSet(merge_vectors(state.vector, context), kept, state.operations)
+
+
+def update(state: DVVSet, context: VersionVector, new: Sibling, value_hash: bytes) -> DVVSet:
+    """Return the state with `new` in place of exactly the siblings that `context` covers.
+
+    The new dot must be the actor's next one: one above its counter in the state *and* in the context.
+    """
+    assert new.counter > state.vector.get(new.actor, 0), "a dot is never minted twice"
+    assert new.counter > context.get(new.actor, 0), "a context never names dots above the minting actor's"
+    kept = [s for s in state.siblings if context.get(s.actor, 0) < s.counter] if context else list(state.siblings)
+    vector = merge_vectors(state.vector, context) if context else dict(state.vector)
+    vector[new.actor] = new.counter
+    kept.append(new)
+    if len(kept) > 1:
+        kept.sort()
+    return DVVSet(vector, tuple(kept), _remember(state.operations, new, value_hash))
+
+
+def update_lww(state: DVVSet, new: Sibling, value_hash: bytes) -> tuple[DVVSet, bool]:
+    """Return the state after a last-writer-wins put, and whether `new` lost against what was there."""
+    vector = dict(state.vector)
+    vector[new.actor] = new.counter
+    winner = _lww_winner([*state.siblings, new])
+    return DVVSet(vector, (winner,), _remember(state.operations, new, value_hash)), winner is not new
+
+
+def sync(ours: DVVSet, theirs: DVVSet) -> DVVSet:
+    """Join two states (least upper bound): keep what both hold, and what the other has not seen. Modifies neither."""
+    if not ours.vector:
+        return theirs
+    if not theirs.vector:
+        return ours
+    their_dots = {(s.actor, s.counter) for s in theirs.siblings}
+    kept = [s for s in ours.siblings if (s[0], s[1]) in their_dots or theirs.vector.get(s.actor, 0) < s.counter]
+    our_vector = ours.vector
+    kept += [s for s in theirs.siblings if our_vector.get(s.actor, 0) < s.counter]
+    kept.sort()
+    if len(kept) > 1:
+        kept = _first_of_each_operation(kept)
+    return DVVSet(
+        merge_vectors(our_vector, theirs.vector), tuple(kept), _merge_operations(ours.operations, theirs.operations)
+    )
+
+
+def sync_lww(ours: DVVSet, theirs: DVVSet) -> DVVSet:
+    """Join two last-writer-wins states: the greatest (HLC, actor, counter, value) survives; vectors never choose."""
+    if not ours.vector:
+        return theirs
+    if not theirs.vector:
+        return ours
+    siblings = [*ours.siblings, *theirs.siblings]
+    winner = (_lww_winner(siblings),) if siblings else ()
+    operations = _merge_operations(ours.operations, theirs.operations)
+    return DVVSet(merge_vectors(ours.vector, theirs.vector), winner, operations)
+
+
+def _lww_winner(siblings: list[Sibling]) -> Sibling:
+    return max(siblings, key=lambda s: (s.hlc, s.actor, s.counter, s.value or b"", s.expires, s.operation_id))
+
+
+def _first_of_each_operation(ordered: list[Sibling]) -> list[Sibling]:
+    seen: set[bytes] = set()
+    first = []
+    for sibling in ordered:
+        if sibling.operation_id not in seen:
+            seen.add(sibling.operation_id)
+            first.append(sibling)
+    return first
+
+
+def _remember(operations: tuple[Operation, ...], new: Sibling, value_hash: bytes) -> tuple[Operation, ...]:
+    operation = Operation(new.operation_id, value_hash, new.actor, new.counter)
+    if not operations:
+        return (operation,)
+    return _merge_operations(operations, (operation,))
+
+
+def _merge_operations(ours: tuple[Operation, ...], theirs: tuple[Operation, ...]) -> tuple[Operation, ...]:
+    if ours == theirs:
+        return ours
+    smallest: dict[bytes, Operation] = {}
+    for operation in sorted([*ours, *theirs], reverse=True):
+        smallest[operation.operation_id] = operation
+    newest = sorted(smallest.values())[-OPERATIONS_KEPT_MAX:]
+    return tuple(newest)
