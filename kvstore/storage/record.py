@@ -13,19 +13,19 @@ from __future__ import annotations
 
 import struct
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgpack
 import xxhash
 
 from kvstore.causality.dvvset import DVVSet, Operation, Sibling
-from kvstore.causality.version_vector import decode_vector, encode_vector
+from kvstore.causality.version_vector import VECTOR_ENTRY_SIZE_BYTES, decode_vector, encode_vector
 from kvstore.errors import Corruption, DecodeError
 from kvstore.flat import unpack_flat
-from kvstore.ids import StorageKey
+from kvstore.ids import ACTOR_SIZE_BYTES, StorageKey
 from kvstore.limits import OPERATIONS_KEPT_MAX
 
-__all__ = ["RECORD_FORMAT", "check_record", "decode_record", "encode_record", "value_hash"]
+__all__ = ["RECORD_FORMAT", "RecordView", "check_record", "decode_record", "encode_record", "value_hash", "view_record"]
 
 RECORD_FORMAT = 1
 _FIELDS_BEFORE, _FIELDS_EACH = 3, 6
@@ -39,16 +39,29 @@ _digest = xxhash.xxh3_64_digest
 _pack = msgpack.Packer(autoreset=True).pack
 
 
+class RecordView(NamedTuple):
+    """The parts of a record as they are stored. `fields` holds six for each sibling, see the module docstring."""
+
+    encoded_vector: bytes
+    hlc_max: int
+    fields: list[Any]
+
+    def actor_of(self, index: int) -> bytes:
+        """Return the actor with this index in the vector."""
+        start = index * VECTOR_ENTRY_SIZE_BYTES
+        return self.encoded_vector[start : start + ACTOR_SIZE_BYTES]
+
+
 def value_hash(value: bytes | None, expires: int) -> bytes:
     """Return the 8 bytes by which two uses of one operation id are told apart (a ttl is part of the value)."""
     return _digest((b"\x00" if value is None else b"\x01" + value) + (b"\x01" if expires else b"\x00"))
 
 
-def encode_record(storage_key: StorageKey, state: DVVSet) -> bytes:
-    """Return the canonical record of a non-empty state."""
+def encode_record(storage_key: StorageKey, state: DVVSet, encoded_vector: bytes | None = None) -> bytes:
+    """Return the canonical record of a non-empty state. `encoded_vector` is that of its vector, if it is at hand."""
     vector, siblings, operations = state
     actors = sorted(vector)
-    body: list[Any] = [RECORD_FORMAT, encode_vector(vector), b""]
+    body: list[Any] = [RECORD_FORMAT, encode_vector(vector) if encoded_vector is None else encoded_vector, b""]
     for actor, counter, hlc, expires, operation_id, value in siblings:
         body += (actors.index(actor), counter, hlc, expires, operation_id, value)
     # One live value and nothing overwritten is by far the most common record: its own operation is not written twice.
@@ -78,6 +91,21 @@ def decode_record(storage_key: StorageKey, record: bytes) -> DVVSet:
         return _decode_body(record)
     except (ValueError, TypeError, IndexError, DecodeError, msgpack.UnpackException) as problem:
         raise Corruption(f"a record is malformed: {problem}", key=storage_key.hex(), size_bytes=len(record)) from None
+
+
+def view_record(record: bytes) -> RecordView:
+    """Return what a reader or merger needs of a record that `check_record` accepted, without building a DVVSet.
+
+    Raises Corruption if the body is malformed.
+    """
+    try:
+        fields = _fields(record)
+        vector, rest = fields[1], fields[_FIELDS_BEFORE:]
+        if fields[0] != RECORD_FORMAT or type(vector) is not bytes or len(rest) % _FIELDS_EACH:
+            raise ValueError(f"a record of format {fields[0]}")
+        return RecordView(vector, max(rest[2::_FIELDS_EACH], default=0), rest)
+    except (ValueError, TypeError, IndexError, msgpack.UnpackException) as problem:
+        raise Corruption(f"a record is malformed: {problem}", size_bytes=len(record)) from None
 
 
 def _decode_body(record: bytes) -> DVVSet:

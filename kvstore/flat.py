@@ -1,0 +1,54 @@
+"""Flat msgpack arrays: how scalars that came from outside are unpacked without giving the sender our memory.
+
+msgpack allocates a list when it meets an array's *header*, and has no limit of its own on depth: 30 KB of nested
+headers make it reserve 82 MB, and 4 MiB of empty lists take 309 MB. So the outer header is read here and the elements
+are unpacked one by one, with arrays, maps and extensions limited to length 0. Measured, this is no slower than one
+`unpackb` of the whole array with a hook that refuses nesting: 17 µs against 20 µs for 64 operations, 3.4 against 5.0 µs
+for one.
+
+Invariant: memory is at most about 64 bytes a field plus the bytes of the input, whatever the input.
+"""
+
+from __future__ import annotations
+
+from itertools import islice
+from typing import Any
+
+import msgpack
+
+__all__ = ["unpack_flat"]
+
+_HEADER_SIZES = {0xDC: 3, 0xDD: 5}
+
+
+def unpack_flat(packed: bytes, *, start: int = 0, fields_max: int, text_length_max: int = 0) -> list[Any]:
+    """Return the fields of the one msgpack array that fills `packed` from `start`; ValueError if it is anything else.
+
+    Fields may still be of any scalar type (or an empty container): the caller checks the types it expects.
+    """
+    count, first = _header(packed, start)
+    if count > min(fields_max, len(packed) - first):
+        raise ValueError(f"{count} fields, where {fields_max} are allowed and {len(packed)} bytes are there")
+    unpacker = msgpack.Unpacker(
+        max_array_len=0, max_map_len=0, max_ext_len=0, max_str_len=text_length_max, max_bin_len=len(packed),
+        max_buffer_size=len(packed) + 1, read_size=len(packed) + 1,
+    )  # fmt: skip
+    unpacker.feed(memoryview(packed)[first:])
+    try:
+        fields = list(islice(unpacker, count))
+    except msgpack.UnpackException as problem:  # its other errors are ValueErrors already
+        raise ValueError(str(problem) or type(problem).__name__) from None
+    if len(fields) != count or unpacker.tell() != len(packed) - first:
+        raise ValueError("the array ends before or after its bytes do")
+    return fields
+
+
+def _header(packed: bytes, start: int) -> tuple[int, int]:
+    """Return how many fields the array has, and where the first one begins."""
+    kind = packed[start] if start < len(packed) else 0
+    if kind & 0xF0 == 0x90:
+        return kind & 0x0F, start + 1
+    end = start + _HEADER_SIZES.get(kind, len(packed) + 1)
+    if end > len(packed):
+        raise ValueError("not an array")
+    return int.from_bytes(packed[start + 1 : end], "big"), end

@@ -1,0 +1,139 @@
+"""Who this node is, which start this is, and how its store was found: the durable memory behind amnesia detection.
+
+Three kinds of lost history are told apart (correctness 1 and 3):
+
+    stopped without its mark         the clean-stop mark is absent     and the kernel restarted -> tail may be gone
+    another directory                identity file has another inode   copied, or restored from a copy
+    an older state of this store     boot number goes backwards        only peers can see it: `PeerBoots`
+
+META keys of this module begin with 00 (this node) or 01 (peers); see docs/formats.md.
+
+Invariants
+  1. A boot number is durable before it is presented to anyone, and never presented with two nonces.
+  2. The clean-stop mark is gone, durably, before the first write of a run.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+
+from kvstore.errors import Corruption, StaleIdentity
+from kvstore.ids import NODE_ID_SIZE_BYTES, NodeId
+from kvstore.storage.engine import Engine, Family, OpenReport, Put
+
+__all__ = [
+    "META_BOOT_ID", "META_BOOT_NUMBER", "META_CLEAN_STOP", "META_DIRECTORY", "META_NODE_ID", "META_PEER_BOOT", "BootCheck",
+    "NodeIdentity", "PeerBoots", "closing_puts", "open_identity", "opening_puts", "read_report",
+]  # fmt: skip
+
+META_CLEAN_STOP = b"\x00clean_stop"
+META_BOOT_ID = b"\x00boot_id"
+META_DIRECTORY = b"\x00directory"
+META_NODE_ID = b"\x00node_id"
+META_BOOT_NUMBER = b"\x00boot_number"
+META_PEER_BOOT = b"\x01boot/"
+"""Followed by the peer's node id."""
+_BOOT_NUMBER_SIZE_BYTES = 8
+_NONCE_SIZE_BYTES = 8
+
+GetMeta = Callable[[bytes], bytes | None]
+
+
+@dataclass(frozen=True, slots=True)
+class NodeIdentity:
+    """What a node presents in its Hello. The nonce tells two starts with the same number apart."""
+
+    node_id: NodeId
+    boot_number: int
+    boot_nonce: int
+
+
+class BootCheck(Enum):
+    """What a presented boot number means."""
+
+    NEW = "new"
+    """Higher than any seen: a start. It is remembered durably after the next sync."""
+    SAME = "same"
+    """The start already known, on another connection."""
+
+
+def read_report(get_meta: GetMeta, *, boot_id: str, directory: bytes) -> OpenReport:
+    """Judge a store just opened. `boot_id` is empty if unknown; `directory` identifies the files themselves."""
+    is_new = get_meta(META_DIRECTORY) is None
+    return OpenReport(
+        is_new=is_new,
+        clean=is_new or get_meta(META_CLEAN_STOP) is not None,
+        same_boot=boot_id != "" and get_meta(META_BOOT_ID) == boot_id.encode(),
+        is_copy=not is_new and get_meta(META_DIRECTORY) != directory,
+    )
+
+
+def opening_puts(*, boot_id: str, directory: bytes) -> list[Put]:
+    """Return what an engine writes and syncs right after `read_report`: a copy is so reported only once."""
+    return [
+        (Family.META, META_CLEAN_STOP, None),
+        (Family.META, META_BOOT_ID, boot_id.encode()),
+        (Family.META, META_DIRECTORY, directory),
+    ]
+
+
+def closing_puts() -> list[Put]:
+    """Return what an engine writes and syncs last of all, if everything before is durable."""
+    return [(Family.META, META_CLEAN_STOP, b"1")]
+
+
+async def open_identity(engine: Engine, rng: random.Random) -> NodeIdentity:
+    """Begin a start: mint the node id if there is none, take the next boot number, and sync. May raise `StorageError`."""
+    node_id = engine.get(Family.META, META_NODE_ID) or rng.randbytes(NODE_ID_SIZE_BYTES)
+    if len(node_id) != NODE_ID_SIZE_BYTES:
+        raise Corruption("the stored node id has the wrong length", size_bytes=len(node_id))
+    boot_number = int.from_bytes(engine.get(Family.META, META_BOOT_NUMBER) or b"", "big") + 1
+    engine.apply([
+        (Family.META, META_NODE_ID, node_id),
+        (Family.META, META_BOOT_NUMBER, boot_number.to_bytes(_BOOT_NUMBER_SIZE_BYTES, "big")),
+    ])  # fmt: skip
+    await engine.sync()
+    return NodeIdentity(NodeId(node_id), boot_number, rng.getrandbits(8 * _NONCE_SIZE_BYTES))
+
+
+class PeerBoots:
+    """Remembers the last start of every peer, so that a clone or a rolled-back node is refused (correctness 3).
+
+    One node alone has no witness, and a clone that is the first to be seen is taken for the original: what is guaranteed
+    is that the two are never both accepted under one boot number, and that the number never goes back.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def check(self, node_id: NodeId, boot_number: int, boot_nonce: int) -> BootCheck:
+        """Accept a presented start, or raise `StaleIdentity` (nothing is changed then).
+
+        After `NEW` the caller syncs the engine before it answers, or a power loss could let a clone in.
+        """
+        known = self._known(node_id)
+        if known is not None:
+            if known == (boot_number, boot_nonce):
+                return BootCheck.SAME
+            if boot_number <= known[0]:
+                raise StaleIdentity(
+                    "this start of the node was already seen: its data directory is a copy or was rolled back; "
+                    "start it with an empty --data directory as a new node",
+                    node_id=node_id.hex(), boot_number=boot_number, boot_number_seen=known[0],
+                )  # fmt: skip
+        number_bytes = boot_number.to_bytes(_BOOT_NUMBER_SIZE_BYTES, "big")
+        value = number_bytes + boot_nonce.to_bytes(_NONCE_SIZE_BYTES, "big")
+        self._engine.apply([(Family.META, META_PEER_BOOT + node_id, value)])
+        return BootCheck.NEW
+
+    def _known(self, node_id: NodeId) -> tuple[int, int] | None:
+        value = self._engine.get(Family.META, META_PEER_BOOT + node_id)
+        if value is None:
+            return None
+        if len(value) != _BOOT_NUMBER_SIZE_BYTES + _NONCE_SIZE_BYTES:
+            raise Corruption("the remembered start of a peer has the wrong length", size_bytes=len(value))
+        number, nonce = value[:_BOOT_NUMBER_SIZE_BYTES], value[_BOOT_NUMBER_SIZE_BYTES:]
+        return int.from_bytes(number, "big"), int.from_bytes(nonce, "big")
