@@ -1,0 +1,1 @@
+"""Requests that ask several replicas: what is enough (cores), and who asks whom (drivers)."""

@@ -1,0 +1,46 @@
+"""What a node counts about itself, for `kvctl status`: totals since its start, and recent latencies."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field, fields
+
+__all__ = ["Counters", "Latencies"]
+
+LATENCIES_KEPT_MAX = 2_048
+
+
+@dataclass(slots=True)
+class Counters:
+    """Totals since the start of the process."""
+
+    puts: int = 0
+    gets: int = 0
+    deletes: int = 0
+    duplicates: int = 0
+    errors: int = 0
+    forwarded: int = 0
+    overloaded: int = 0
+    repairs: int = 0
+    repairs_shed: int = 0
+    healed: int = 0
+    superseded: int = 0
+    siblings_max: int = 0
+
+    def as_dict(self) -> dict[str, int]:
+        """Return all totals by name."""
+        return {f.name: getattr(self, f.name) for f in fields(self)}
+
+
+@dataclass(slots=True)
+class Latencies:
+    """The last LATENCIES_KEPT_MAX durations of one kind of operation, in seconds."""
+
+    recent: deque[float] = field(default_factory=lambda: deque(maxlen=LATENCIES_KEPT_MAX))
+
+    def quantile_ms(self, quantile: float) -> float | None:
+        """Return a quantile of the recent durations in milliseconds, None if there are none."""
+        if not self.recent:
+            return None
+        ordered = sorted(self.recent)
+        return ordered[min(len(ordered) - 1, int(len(ordered) * quantile))] * 1e3

@@ -1,0 +1,38 @@
+"""The joiner's side: ask any member to be taken in, and wait until this node owns its share."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+
+from kvstore.errors import KVStoreError, Unavailable
+from kvstore.messages import Verb, encode_body
+from kvstore.ring.topology import Member
+from kvstore.transport.link import Link
+
+__all__ = ["join_cluster"]
+
+SEED_TIMEOUT_S = 3.0
+
+
+async def join_cluster(
+    ours: Member, seeds: Sequence[str], open_link: Callable[[str], Link], *, timeout_s: float
+) -> bytes:
+    """Return the encoded topology in which `ours` is a full member. Joining again as a member changes nothing.
+
+    Tries the seeds in order until one can be reached. Raises its refusal (JoinRefused, ClusterMismatch, StaleIdentity), or
+    Unavailable; after Timeout the join may still be finished by the cluster, and the same start again is safe.
+    """
+    deadline = asyncio.get_running_loop().time() + timeout_s
+    problem: KVStoreError = Unavailable("no address to join was given")
+    for seed in seeds:
+        link = open_link(seed)
+        try:
+            await link.wait_up(min(SEED_TIMEOUT_S, timeout_s))
+            body = encode_body([ours.node_id, ours.address, ours.zone, ours.weight])
+            return await link.call(Verb.JOIN, 0, deadline, b"", body)
+        except Unavailable as error:
+            problem = error
+        finally:
+            await link.close()
+    raise problem

@@ -1,0 +1,46 @@
+"""The small transfer of a join: every old owner sends what it holds to every owner that is to have it.
+
+It runs while the whole cluster has adopted the new placement and serves no client, so nothing changes under it; it is bounded by
+JOIN_RECORDS_MAX records. Replicas merge what arrives, so sending twice is harmless. (Joining with more data needs pending
+owners and comes later.)
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from cluster.placement import Placement
+from cluster.store import Store
+from kvstore.errors import Corruption, InvalidArgument
+from kvstore.messages import Verb
+from kvstore.storage.engine import Engine, Family
+from kvstore.storage.record import check_record
+
+__all__ = ["JOIN_RECORDS_MAX", "send_all"]
+
+JOIN_RECORDS_MAX = 10_000
+"""Above this many records on any member a join is refused: the cluster stands still while they are copied."""
+BATCH_RECORDS = 128
+
+
+async def send_all(engine: Engine, store: Store, placement: Placement, *, deadline: float) -> int:
+    """Send every local record to the other owners of its partition; return how many records were sent.
+
+    Raises Corruption (a local record is unreadable), or what a receiver or its link raised; sending again is safe.
+    """
+    if placement.topology is None or placement.topology.transfer is None:
+        raise InvalidArgument("no node is joining")
+    store.commit_staged()
+    sent = 0
+    calls = []
+    for key, record in engine.scan(Family.DATA, b"", b"\xff" * 16):
+        if not check_record(key, record):  # type: ignore[arg-type]
+            raise Corruption("a record to be transferred is unreadable", key=key.hex())
+        slot = placement.slot(key)
+        calls += [link.call(Verb.REPLICATE, slot.version, deadline, key, record) for link in slot.peers]
+        sent += 1
+        if len(calls) >= BATCH_RECORDS:
+            await asyncio.gather(*calls)
+            calls = []
+    await asyncio.gather(*calls)
+    return sent

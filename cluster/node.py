@@ -1,0 +1,280 @@
+"""A node: everything of one process wired together, its start, its stop, and what it says of itself.
+
+    open identity ─► listen ─► use the stored topology │ join │ found a cluster ─► meet the peers ─► serving ─► drain ─► clean stop
+
+All of the world comes in through `Env`; the same class runs on gRPC and RocksDB and in the simulation.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import Any
+
+from cluster.actors import Actors
+from cluster.coordinator.coordinator import Coordinator
+from cluster.counters import Counters
+from cluster.membership.changes import Changes
+from cluster.membership.joining import join_cluster
+from cluster.membership.keeper import Keeper
+from cluster.placement import Peers, Placement
+from cluster.read_repair import ReadRepair
+from cluster.replica import Replica
+from cluster.server.administration import Administration
+from cluster.server.admission import Admission
+from cluster.server.frame_service import FrameService
+from cluster.status import node_status
+from cluster.store import Store
+from cluster.tasks import Tasks
+from kvstore.causality.hlc import HybridLogicalClock
+from kvstore.env import Connection, Env, Listener
+from kvstore.errors import ConfigError, KVStoreError, StaleIdentity
+from kvstore.ids import ClusterId, NodeId
+from kvstore.messages import Verb
+from kvstore.ring.topology import Member, MemberState, found
+from kvstore.storage.identity import NodeIdentity, PeerBoots, open_identity
+from kvstore.transport.link import Link
+from kvstore.transport.session import Session
+
+__all__ = ["Node", "NodeOptions"]
+
+MEET_PEERS_S = 1.0
+"""How long a start waits for the other members before it serves, so that it does not answer from an old topology."""
+DRAIN_S_MAX = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class NodeOptions:
+    """What a node is told at its start. `advertise` None: what it listens on. `join`: addresses of any members."""
+
+    listen: str
+    advertise: str | None = None
+    join: tuple[str, ...] = ()
+    zone: str = "default"
+    weight: int = 1
+    cluster_name: str = "dev"
+    n: int = 3
+    partition_bits: int = 8
+    max_clock_skew_ms: int = 2_000
+    join_timeout_s: float = 30.0
+
+
+class Node:
+    """`fatal` gets an exception when the process must end at once: nothing more is acknowledged from then on."""
+
+    def __init__(self, env: Env, options: NodeOptions) -> None:
+        self._env, self._options = env, options
+        self._loop = asyncio.get_running_loop()
+        self.fatal: asyncio.Future[None] = self._loop.create_future()
+        self.fatal.add_done_callback(lambda future: future.exception())
+        self.counters = Counters()
+        self.tasks = Tasks()
+        self.store = Store(env.engine, self._die)
+        self.clock = HybridLogicalClock(max_skew_ms=options.max_clock_skew_ms)
+        self.listener: Listener | None = None
+        self.identity: NodeIdentity | None = None
+        self._started_at = self._loop.time()
+        self.is_ready = False
+        self._catching_up = False
+
+    # --- start ----------------------------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Open, listen, join or found, and serve. Raises a KVStoreError if the node cannot be part of its cluster."""
+        self.identity = await open_identity(self._env.engine, self._env.random)
+        self._build(self.identity)
+        self.listener = await self._env.transport.serve(self._options.listen, self._accept)
+        await self._enter_cluster()
+        await self._meet_peers()
+        if self.changes.is_founder:
+            await self.changes.resume()
+        self.is_ready = True
+
+    @property
+    def node_id(self) -> NodeId:
+        """This node's id; known once it started."""
+        assert self.identity is not None, "the node has not started"
+        return self.identity.node_id
+
+    @property
+    def started_for_s(self) -> float:
+        """Seconds since the start."""
+        return self._loop.time() - self._started_at
+
+    @property
+    def address(self) -> str:
+        """The `host:port` that other nodes and clients are told."""
+        if self._options.advertise is not None:
+            return self._options.advertise
+        return self.listener.address if self.listener is not None else self._options.listen
+
+    def _build(self, identity: NodeIdentity) -> None:
+        env, store, node_id = self._env, self.store, identity.node_id
+        self.actors = Actors(env.engine, store, node_id, env.random)
+        self.actors.load()
+        self.peers = Peers(node_id, self._open_link, self._retire_link)
+        self.placement = Placement(node_id, self.peers)
+        self.admission = Admission(
+            identity=identity, boots=PeerBoots(env.engine), store=store, placement=self.placement, peers=self.peers,
+            address=lambda: self.address,
+        )  # fmt: skip
+        self.keeper = Keeper(
+            engine=env.engine, store=store, actors=self.actors, placement=self.placement, node_id=node_id,
+            on_adopted=lambda: None,
+        )  # fmt: skip
+        self.changes = Changes(
+            engine=env.engine, store=store, keeper=self.keeper, placement=self.placement, peers=self.peers,
+            node_id=node_id, transfer_timeout_s=self._options.join_timeout_s * 2 / 3,
+        )  # fmt: skip
+        self._build_request_path()
+
+    def _build_request_path(self) -> None:
+        repair = ReadRepair(self.placement, self.counters)
+        self.replica = Replica(self.store, self.actors, self.clock, self._wall_ms, repair.heal)
+        repair.attach(self.replica)
+        self.coordinator = Coordinator(
+            placement=self.placement, replica=self.replica, actors=self.actors, clock=self.clock, wall_ms=self._wall_ms,
+            counters=self.counters, repair=repair.repair,
+        )  # fmt: skip
+        administration = Administration(
+            engine=self._env.engine, store=self.store, keeper=self.keeper, changes=self.changes, placement=self.placement,
+            peers=self.peers, tasks=self.tasks, status=self.status,
+        )  # fmt: skip
+        self.service = FrameService(
+            placement=self.placement, coordinator=self.coordinator, replica=self.replica, admit=self.admission.admit,
+            administration=administration.handle, catch_up=self._catch_up_from,
+        )  # fmt: skip
+
+    def _wall_ms(self) -> int:
+        return self._env.clock.wall_ns() // 1_000_000
+
+    def _accept(self, connection: Connection) -> Session:
+        return Session(connection, self.service)
+
+    async def _enter_cluster(self) -> None:
+        options, stored = self._options, self.keeper.load()
+        member = stored.maybe_member(self.node_id) if stored is not None else None
+        if stored is not None and member is not None and member.state is MemberState.NORMAL:
+            self.keeper.use(stored)
+            if member.address == self.address and not options.join:
+                return
+        seeds = list(options.join)
+        if not seeds and stored is not None:
+            seeds = [m.address for m in stored.members if m.node_id != self.node_id]
+        if seeds:
+            await self._join(seeds)
+        elif self.placement.topology is None:
+            await self._found()
+
+    async def _join(self, seeds: list[str]) -> None:
+        is_member = self.placement.topology is not None
+        ours = Member(self.node_id, self.address, self._options.zone, self._options.weight)
+        if self.address in seeds:
+            raise ConfigError("a node cannot join itself", address=self.address)
+        try:
+            document = await join_cluster(ours, seeds, self._open_link, timeout_s=self._options.join_timeout_s)
+        except KVStoreError as error:
+            if is_member and error.retryable:
+                return  # a member already: the others will be met when they are back
+            raise
+        await self.keeper.adopt_document(document)
+
+    async def _found(self) -> None:
+        options = self._options
+        cluster_id = ClusterId(self._env.random.randbytes(16))
+        member = Member(self.node_id, self.address, options.zone, options.weight)
+        await self.keeper.adopt(found(cluster_id, options.cluster_name, member, options.partition_bits, options.n))
+
+    async def _meet_peers(self) -> None:
+        links = [link for _, link in self.peers.all()]
+        await asyncio.gather(*[link.wait_up(MEET_PEERS_S) for link in links], return_exceptions=True)
+        if self.fatal.done():
+            self.fatal.result()
+        for link in links:
+            if link.is_up and link.remote_epoch > self.placement.epoch:
+                await self._catch_up(link)
+
+    # --- links ----------------------------------------------------------------------------------------------------------
+
+    def _open_link(self, address: str) -> Link:
+        link = Link(
+            transport=self._env.transport, address=address, hello=self.admission.hello, rng=self._env.random,
+            on_event=self._link_changed,
+        )  # fmt: skip
+        link.start()
+        return link
+
+    def _retire_link(self, link: Link) -> None:
+        self.tasks.spawn(f"closing the link to {link.address}", link.close())
+
+    def _link_changed(self, link: Link) -> None:
+        if isinstance(link.refused, StaleIdentity):
+            self._die(link.refused)
+            return
+        if not link.is_up or link.remote is None:
+            return
+        try:
+            self.admission.check(link.remote)
+        except KVStoreError as error:
+            link.last_error = str(error)
+            self._retire_link(link)
+            return
+        if link.remote_epoch > self.placement.epoch and self.placement.topology is not None:
+            self._catch_up_soon(link)
+
+    def _catch_up_from(self, node_id: NodeId) -> None:
+        link = self.peers.link(node_id)
+        if link is not None and link.is_up:
+            self._catch_up_soon(link)
+
+    def _catch_up_soon(self, link: Link) -> None:
+        if not self._catching_up:
+            self._catching_up = True
+            self.tasks.spawn("catching up with the topology", self._catch_up(link))
+
+    async def _catch_up(self, link: Link) -> None:
+        try:
+            document = await link.call(Verb.TOPOLOGY, 0, self._loop.time() + MEET_PEERS_S, b"", b"")
+            await self.keeper.adopt_document(document)
+        except KVStoreError as error:
+            link.last_error = f"catching up: {error}"  # the next frame of that peer shows the newer epoch again
+        finally:
+            self._catching_up = False
+
+    # --- end ------------------------------------------------------------------------------------------------------------
+
+    async def stop(self) -> None:
+        """Refuse new requests, finish those under way, sync, mark a clean stop. The node is unusable afterwards."""
+        self.is_ready = False
+        if self.identity is not None and self.listener is not None:
+            self.service.is_draining = True
+            give_up_at = self._loop.time() + DRAIN_S_MAX
+            while self.coordinator.in_flight and self._loop.time() < give_up_at:
+                await asyncio.sleep(0.01)
+            await self._disconnect()
+        if not self.fatal.done():
+            await self.store.durable()
+        await self._env.engine.close(clean=not self.fatal.done())
+
+    async def crash(self) -> None:
+        """End at once without a word to anybody, as a killed process does (for the simulation; the engine is left open)."""
+        self.is_ready = False
+        if not self.fatal.done():
+            self.fatal.cancel()
+        await self._disconnect()
+        await self.store.abandon()
+
+    async def _disconnect(self) -> None:
+        await asyncio.gather(*[link.close() for link in self.peers.forget_all()])
+        await self.tasks.close()
+        if self.listener is not None:
+            await self.listener.close()
+
+    def _die(self, problem: Exception) -> None:
+        self.is_ready = False
+        if not self.fatal.done():
+            self.fatal.set_exception(problem)
+
+    def status(self) -> dict[str, Any]:
+        """Return what `kvctl status` shows of this node; the shape is `status.node_status`'s."""
+        return node_status(self)

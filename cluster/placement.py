@@ -1,0 +1,115 @@
+"""Placement: what the current topology means for this node, precomputed for each partition.
+
+The request path asks "who owns this key, and can I reach them" for every operation, so the answer is one tuple index away and is
+rebuilt as a whole whenever a topology is adopted. Links to the other members live here too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from kvstore.ids import NodeId, PartitionId
+from kvstore.ring.topology import Topology
+from kvstore.transport.link import Link
+
+__all__ = ["Peers", "Placement", "Slot"]
+
+
+class Slot(NamedTuple):
+    """One partition as this node sees it. `peers` are the links to the other owners in preference order;
+    `readers` are the same in node id order, which is one order for all partitions: see Coordinator._candidates."""
+
+    partition: PartitionId
+    version: int
+    is_owner: bool
+    peers: tuple[Link, ...]
+    readers: tuple[Link, ...]
+    n: int
+    n_effective: int
+
+    def reachable(self) -> int:
+        """Return how many owners can be asked now, this node included if it is one."""
+        count = 1 if self.is_owner else 0
+        for link in self.peers:
+            if link.is_up:
+                count += 1
+        return count
+
+
+class Peers:
+    """The links to the other members, one for each node id, kept in step with the topology."""
+
+    def __init__(self, node_id: NodeId, open_link: Callable[[str], Link], retire: Callable[[Link], None]) -> None:
+        self._node_id, self._open_link, self._retire = node_id, open_link, retire
+        self._links: dict[NodeId, Link] = {}
+
+    def link(self, node_id: NodeId) -> Link | None:
+        """Return the link to a member, or None if it is not one (or is this node)."""
+        return self._links.get(node_id)
+
+    def all(self) -> list[tuple[NodeId, Link]]:
+        """Return every link in node id order."""
+        return sorted(self._links.items())
+
+    def adopt(self, topology: Topology) -> None:
+        """Open links to new members and addresses, retire those that are gone."""
+        wanted = {m.node_id: m.address for m in topology.members if m.node_id != self._node_id}
+        for node_id, link in self.all():
+            if wanted.get(node_id) != link.address:
+                del self._links[node_id]
+                self._retire(link)
+        for node_id in sorted(wanted):
+            if node_id not in self._links:
+                self._links[node_id] = self._open_link(wanted[node_id])
+
+    def forget_all(self) -> list[Link]:
+        """Return every link for closing and hold none any more."""
+        links = [link for _, link in self.all()]
+        self._links.clear()
+        return links
+
+
+class Placement:
+    """The adopted topology and its slots."""
+
+    def __init__(self, node_id: NodeId, peers: Peers) -> None:
+        self._node_id, self._peers = node_id, peers
+        self.topology: Topology | None = None
+        self._slots: tuple[Slot, ...] = ()
+        self._shift = 64
+
+    @property
+    def epoch(self) -> int:
+        """The adopted topology's epoch; 0 before there is one."""
+        return self.topology.epoch if self.topology is not None else 0
+
+    @property
+    def is_serving(self) -> bool:
+        """Whether client requests may be planned: there is a topology and no transfer is under way."""
+        return self.topology is not None and self.topology.transfer is None
+
+    def slot(self, storage_key: bytes) -> Slot:
+        """Return the slot of a key; needs a topology."""
+        return self._slots[int.from_bytes(storage_key[:8], "big") >> self._shift]
+
+    def slots(self) -> tuple[Slot, ...]:
+        """Return every slot in partition order."""
+        return self._slots
+
+    def adopt(self, topology: Topology) -> None:
+        """Take a newer topology into use."""
+        self._peers.adopt(topology)
+        self.topology, self._shift = topology, 64 - topology.partition_bits
+        self._slots = tuple(self._slot(topology, PartitionId(p)) for p in range(topology.partitions_count))
+
+    def _slot(self, topology: Topology, partition: PartitionId) -> Slot:
+        owners = topology.owners_of(partition)
+        return Slot(
+            partition, topology.placement_versions[partition], self._node_id in owners, self._links_to(owners),
+            self._links_to(sorted(owners)), topology.n, min(topology.n, len(owners)),
+        )  # fmt: skip
+
+    def _links_to(self, owners: Sequence[NodeId]) -> tuple[Link, ...]:
+        links = [self._peers.link(owner) for owner in owners if owner != self._node_id]
+        return tuple(link for link in links if link is not None)

@@ -1,0 +1,113 @@
+"""Read repair: brings a replica that was seen behind up to date, in the background and within bounds.
+
+Two occasions: a get found one of the replicas it contacted stale (`repair`), and a local record was unreadable (`heal`). A heal
+reads every other owner before it replaces the record, because what the unreadable one alone held is unknown.
+
+At REPAIRS_IN_FLIGHT_MAX further repairs are shed and counted: the next read of the key finds the difference again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from functools import partial
+
+from cluster.coordinator.get import Candidate, GetOperation
+from cluster.coordinator.read_core import ReadCore
+from cluster.counters import Counters
+from cluster.placement import Placement, Slot
+from cluster.replica import Replica
+from kvstore.errors import Corruption, UnavailableError
+from kvstore.ids import StorageKey
+from kvstore.messages import Verb
+
+__all__ = ["ReadRepair"]
+
+REPAIRS_IN_FLIGHT_MAX = 256
+REPAIR_TIMEOUT_S = 2.0
+
+
+class ReadRepair:
+    """`attach` gives it the replica; the two need each other."""
+
+    def __init__(self, placement: Placement, counters: Counters) -> None:
+        self._placement, self._counters = placement, counters
+        self._loop = asyncio.get_running_loop()
+        self._replica: Replica | None = None
+        self._in_flight = 0
+        self._healing: set[StorageKey] = set()
+
+    def attach(self, replica: Replica) -> None:
+        """Give the replica whose records are repaired."""
+        self._replica = replica
+
+    def repair(self, slot: Slot, key: StorageKey, candidate: Candidate, record: bytes) -> None:
+        """Bring one replica up to `record`: the local one (candidate None) or the one at the other end of a link."""
+        if self._in_flight >= REPAIRS_IN_FLIGHT_MAX:
+            self._counters.repairs_shed += 1
+        elif candidate is None:
+            self._repair_local(slot, key, record)
+        else:
+            try:
+                candidate.ask(Verb.REPLICATE, slot.version, self._deadline(), key, record, self._repaired)
+            except UnavailableError:
+                self._counters.repairs_shed += 1
+            else:
+                self._in_flight += 1
+                self._counters.repairs += 1
+
+    def heal(self, key: StorageKey) -> None:
+        """Replace an unreadable local record by the join of every other owner's, if all of them can be read now."""
+        slot = self._placement.slot(key) if self._placement.is_serving else None
+        if slot is None or not slot.peers or key in self._healing or len(self._healing) >= REPAIRS_IN_FLIGHT_MAX:
+            return
+        if any(not link.is_up for link in slot.peers):
+            return  # the next access of the key asks again
+        self._healing.add(key)
+        self._loop.call_soon(self._heal, slot, key)
+
+    def _heal(self, slot: Slot, key: StorageKey) -> None:
+        assert self._replica is not None
+        everyone: list[Candidate] = list(slot.peers)
+        GetOperation(
+            replica=self._replica, slot=slot, key=key, r=len(everyone), pr=0, candidates=everyone, deadline=self._deadline(),
+            started=self._loop.time(), reply=_unheard, answer=partial(self._healed, slot, key), repair=_no_repair,
+            finished=lambda operation, succeeded: self._healing.discard(key),
+        ).start()  # fmt: skip
+
+    def _healed(self, slot: Slot, key: StorageKey, record: bytes, core: ReadCore[Candidate]) -> None:
+        replica = self._replica
+        assert replica is not None
+        if not record:
+            return  # nobody else holds it: keep the evidence, and keep saying that it is unreadable
+        replica.stage_healed(slot.partition, key, record, _applied)
+        replica.store.commit_staged()
+        self._counters.healed += 1
+
+    def _repair_local(self, slot: Slot, key: StorageKey, record: bytes) -> None:
+        replica = self._replica
+        assert replica is not None
+        try:
+            changed = replica.stage_merge(slot.partition, key, record, _applied)
+        except Corruption:
+            return  # asked for a heal already
+        if changed:
+            self._counters.repairs += 1
+            replica.store.commit_staged()
+
+    def _repaired(self, status: int, body: bytes) -> None:
+        self._in_flight -= 1
+
+    def _deadline(self) -> float:
+        return self._loop.time() + REPAIR_TIMEOUT_S
+
+
+def _applied(problem: Exception | None) -> None:
+    """A repair that the store refused (disk full, overload) is found again by the next read."""
+
+
+def _unheard(status: int, body: bytes) -> None:
+    """A heal has no client."""
+
+
+def _no_repair(slot: Slot, key: StorageKey, candidate: Candidate, record: bytes) -> None:
+    """A heal repairs only the local record."""

@@ -1,0 +1,127 @@
+"""The replica: what this node does with records on behalf of a coordinator (itself or a peer).
+
+Merges an incoming state into the local record, says what is durable, and keeps the promises about dots: whatever shows that our
+own history is incomplete ends the partition's actor epoch (`correctness` rule 1).
+
+Invariants
+  1. A record is stored only after its checksum was verified against the key it came for.
+  2. An unreadable local record is never overwritten by a replicated one: it is an error until `heal` has read every other owner.
+  3. A write that changes nothing is acknowledged only when what it found is durable (rule 5).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from cluster.actors import Actors
+from cluster.store import Applied, Store
+from kvstore.causality.actor import MintReason, history_is_behind
+from kvstore.causality.dvvset import EMPTY, DVVSet, sync, sync_lww
+from kvstore.causality.hlc import HybridLogicalClock
+from kvstore.causality.version_vector import Relation, compare
+from kvstore.errors import Corruption
+from kvstore.ids import HlcTimestamp, ObjectType, PartitionId, StorageKey
+from kvstore.storage.record import check_record, decode_record, encode_record, view_record
+
+__all__ = ["Replica", "merge_for"]
+
+_TYPE_OFFSET = 8
+"""The object's type is the first byte of its name, which follows the token in the storage key."""
+
+
+def merge_for(storage_key: bytes) -> Callable[[DVVSet, DVVSet], DVVSet]:
+    """Return the join of the object's type."""
+    return sync_lww if storage_key[_TYPE_OFFSET] == ObjectType.LWW else sync
+
+
+class Replica:
+    """Reads and merges records of the partitions this node owns."""
+
+    def __init__(
+        self, store: Store, actors: Actors, clock: HybridLogicalClock, wall_ms: Callable[[], int],
+        heal: Callable[[StorageKey], None],
+    ) -> None:  # fmt: skip
+        self.store, self._actors, self._clock, self._wall_ms, self._heal = store, actors, clock, wall_ms, heal
+        self.timestamps_refused = 0
+
+    def read(self, key: StorageKey) -> bytes:
+        """Return the verified record, or empty bytes if there is surely none. Corruption also asks for a heal."""
+        try:
+            record = self.store.read(key)
+        except Corruption:
+            self._heal(key)
+            raise
+        if record is None:
+            return b""
+        if not check_record(key, record):
+            self._heal(key)
+            raise Corruption("a local record failed its checksum", key=key.hex())
+        return record
+
+    def state(self, key: StorageKey) -> DVVSet:
+        """Return the decoded local state, EMPTY if there is surely none."""
+        try:
+            record = self.store.read(key)
+            return EMPTY if record is None else decode_record(key, record)
+        except Corruption:
+            self._heal(key)
+            raise
+
+    def stage_merge(self, partition: PartitionId, key: StorageKey, incoming: bytes, after: Applied) -> bool:
+        """Stage the join of the local record and `incoming`; returns False if that changes nothing (`after` never runs).
+
+        Raises Corruption: `incoming` is not a record of this key, or the local one is unreadable. Nothing was staged.
+        """
+        local = self.read(key)
+        if local == incoming:
+            return False
+        if not local and self._is_news_only(partition, key, incoming):
+            self.store.stage(key, incoming, after)
+            return True
+        theirs = decode_record(key, incoming)
+        ours = decode_record(key, local) if local else EMPTY
+        self._note_history(partition, ours, theirs)
+        merged = self._join(key, ours, theirs, incoming)
+        if merged == local:
+            return False
+        self.store.stage(key, merged, after)
+        return True
+
+    def stage_healed(self, partition: PartitionId, key: StorageKey, record: bytes, after: Applied) -> None:
+        """Stage `record`, read from every other owner, in place of an unreadable one; ends the actor epoch."""
+        self._actors.mint(partition, MintReason.RECORD_UNREADABLE)
+        self.store.stage(key, record, after)
+
+    def _join(self, key: StorageKey, ours: DVVSet, theirs: DVVSet, incoming: bytes) -> bytes:
+        if not ours.vector:
+            return incoming
+        if compare(theirs.vector, ours.vector) is Relation.DOMINATES and _operations_covered(ours, theirs):
+            return incoming  # what has seen all of ours is the join already, for registers and lww alike
+        return encode_record(key, merge_for(key)(ours, theirs))
+
+    def _is_news_only(self, partition: PartitionId, key: StorageKey, incoming: bytes) -> bool:
+        """Whether a record for a key we hold nothing of may be stored as it came: nearly every first write of a key."""
+        if not check_record(key, incoming):
+            raise Corruption("a replicated record fails its checksum", key=key.hex())
+        view = view_record(incoming)
+        actor = self._actors.maybe_current(partition)
+        if actor is not None and view.encoded_vector.find(actor) >= 0:
+            return False
+        return self._clock.observe(HlcTimestamp(view.hlc_max), self._wall_ms())
+
+    def _note_history(self, partition: PartitionId, ours: DVVSet, theirs: DVVSet) -> None:
+        actor = self._actors.maybe_current(partition)
+        if actor is not None and history_is_behind(actor, ours.vector, theirs.vector):
+            self._actors.mint(partition, MintReason.SEEN_AHEAD)
+        wall_ms = self._wall_ms()
+        for sibling in theirs.siblings:
+            if not self._clock.observe(sibling.hlc, wall_ms):
+                self.timestamps_refused += 1
+
+
+def _operations_covered(ours: DVVSet, theirs: DVVSet) -> bool:
+    """Whether the join would remember exactly what `theirs` does: our operations are all among theirs or older."""
+    if not theirs.operations:
+        return not ours.operations
+    oldest = theirs.operations[0]
+    return all(o in theirs.operations or (len(theirs.operations) >= 16 and o < oldest) for o in ours.operations)

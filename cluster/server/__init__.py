@@ -1,0 +1,1 @@
+"""What a node answers on its connections: admission, dispatch of verbs, administration."""

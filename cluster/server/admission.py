@@ -1,0 +1,75 @@
+"""Admission: who may open a session here, and what this node says of itself.
+
+A client (no node id) is welcome if it names our cluster or none. A node must present a start that was not seen before
+(`correctness` rule 3): what we learn of it is durable before we answer, so that a clone is refused also after a power loss.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from cluster.placement import Peers, Placement
+from cluster.store import Store
+from kvstore.errors import ClusterMismatch, KVStoreError, NotReady, StaleIdentity, StorageError
+from kvstore.ids import NodeId
+from kvstore.storage.identity import BootCheck, NodeIdentity, PeerBoots
+from kvstore.transport.frames import Hello
+from kvstore.transport.session import Session
+
+__all__ = ["Admission"]
+
+
+class Admission:
+    """Checks Hellos in both directions."""
+
+    def __init__(
+        self, *, identity: NodeIdentity, boots: PeerBoots, store: Store, placement: Placement, peers: Peers,
+        address: Callable[[], str],
+    ) -> None:  # fmt: skip
+        self._identity, self._boots, self._store = identity, boots, store
+        self._placement, self._peers, self._address = placement, peers, address
+
+    def hello(self) -> Hello:
+        """Return what this node says of itself now."""
+        topology = self._placement.topology
+        return Hello(
+            cluster_id=topology.cluster_id if topology is not None else b"", node_id=self._identity.node_id,
+            boot_number=self._identity.boot_number, boot_nonce=self._identity.boot_nonce,
+            topology_epoch=self._placement.epoch, address=self._address(),
+        )  # fmt: skip
+
+    def admit(self, session: Session, hello: Hello) -> None:
+        """Welcome or refuse a session."""
+        try:
+            check = self.check(hello)
+        except (KVStoreError, StorageError) as error:
+            session.refuse(error)
+            return
+        if check is BootCheck.NEW:
+            self._store.when_durable(lambda: session.welcome(self.hello()))
+        else:
+            session.welcome(self.hello())
+
+    def check(self, hello: Hello) -> BootCheck:
+        """Raise the reason why the peer may not be talked to; NEW means that its start was noted and must be synced."""
+        topology = self._placement.topology
+        if topology is not None and hello.cluster_id and hello.cluster_id != topology.cluster_id:
+            name = topology.cluster_name
+            raise ClusterMismatch(f"this node belongs to another cluster, {name!r}", ours=topology.cluster_id.hex())
+        if not hello.node_id:
+            return BootCheck.SAME
+        if hello.node_id == self._identity.node_id:
+            if (hello.boot_number, hello.boot_nonce) != (self._identity.boot_number, self._identity.boot_nonce):
+                raise StaleIdentity("the peer presents this node's own identity: its data directory is a copy")
+            return BootCheck.SAME
+        if topology is not None and hello.node_id in topology.removed:
+            raise StaleIdentity("the node was removed from the cluster", node_id=hello.node_id.hex())
+        self._check_not_running(hello)
+        return self._boots.check(NodeId(hello.node_id), hello.boot_number, hello.boot_nonce)
+
+    def _check_not_running(self, hello: Hello) -> None:
+        link = self._peers.link(NodeId(hello.node_id))
+        if link is None or not link.is_up or link.remote is None or link.remote.boot_nonce == hello.boot_nonce:
+            return
+        if link.remote.address != hello.address:
+            raise NotReady(f"a node with this identity is connected from {link.remote.address}", retry_after_s=1.0)

@@ -1,0 +1,165 @@
+"""Dispatch: hands every operation of a frame to whoever answers its verb, then commits what they staged as one batch.
+
+    client verbs    PUT GET DELETE ─► coordinator          TOPOLOGY STATUS BUCKET_CREATE JOIN ─► administration
+    peer verbs      FORWARDED_* ─► coordinator             REPLICATE FETCH ─► replica, checked against the placement version
+
+Peer verbs are taken only from sessions of members. A request planned with an older placement of its partition is refused
+(`StalePlacement`); one with a newer placement makes this node catch up first (`NotReady`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+from functools import partial
+
+from cluster.coordinator.coordinator import Coordinator
+from cluster.placement import Placement, Slot
+from cluster.replica import Replica
+from cluster.requests import Reply, fail
+from kvstore.errors import (
+    DecodeError,
+    InternalError,
+    InvalidArgument,
+    KVStoreError,
+    NotReady,
+    StalePlacement,
+    UnknownVerb,
+    WrongOwner,
+)
+from kvstore.ids import NodeId, StorageKey
+from kvstore.limits import KEY_SIZE_BYTES_MAX
+from kvstore.messages import Status, Verb
+from kvstore.transport.frames import Hello
+from kvstore.transport.session import Request, Session
+
+__all__ = ["Administration", "FrameService", "unknown_verb"]
+
+STORAGE_KEY_SIZE_BYTES_MAX = 2 * KEY_SIZE_BYTES_MAX + 128
+REMAINING_MS_MAX = 600_000
+"""Deadlines further away than ten minutes are cut to that."""
+
+Administration = Callable[[Session, int, bytes, float, Reply], None]
+"""(session, verb, body, deadline, reply): answers the rare verbs."""
+
+
+class FrameService:
+    """Runs for the life of a node; sessions call `handle` with the operations of each frame."""
+
+    def __init__(
+        self, *, placement: Placement, coordinator: Coordinator, replica: Replica, administration: Administration,
+        admit: Callable[[Session, Hello], None], catch_up: Callable[[NodeId], None],
+    ) -> None:  # fmt: skip
+        self.admit = admit
+        self._placement, self._coordinator, self._replica = placement, coordinator, replica
+        self._administration, self._catch_up = administration, catch_up
+        self._loop = asyncio.get_running_loop()
+        self.is_draining = False
+
+    def topology_epoch(self) -> int:
+        """Return the epoch that rides on every frame of replies."""
+        return self._placement.epoch
+
+    def closed(self, session: Session) -> None:
+        """Nothing is kept for a session: replies that come later are dropped by it."""
+
+    def handle(self, session: Session, requests: Iterator[Request]) -> None:
+        """Handle every operation of one frame, then apply what they staged."""
+        now = self._loop.time()
+        self._coordinator.next_frame()
+        for operation_id, verb, version, remaining_ms, key, body in requests:
+            deadline = now + min(remaining_ms, REMAINING_MS_MAX) / 1000
+            try:
+                if verb < Verb.REPLICATE:
+                    self._client(session, operation_id, verb, key, body, deadline)
+                else:
+                    self._peer(session, operation_id, verb, version, key, body, deadline)
+            except KVStoreError as error:
+                session.reply_error(operation_id, error)
+        self._replica.store.commit_staged()
+
+    def _client(self, session: Session, operation_id: int, verb: int, key: bytes, body: bytes, deadline: float) -> None:
+        reply = partial(session.reply, operation_id)
+        if self.is_draining:
+            raise NotReady("the node is stopping", retry_after_s=0.5)
+        if verb == Verb.GET:
+            self._coordinator.get(key, body, deadline, reply, forwarded=False)
+        elif verb == Verb.PUT:
+            self._coordinator.put(key, body, deadline, reply, forwarded=False)
+        elif verb == Verb.DELETE:
+            self._coordinator.delete(key, body, deadline, reply, forwarded=False)
+        else:
+            self._administration(session, verb, body, deadline, reply)
+
+    def _peer(
+        self, session: Session, operation_id: int, verb: int, version: int, key: bytes, body: bytes, deadline: float
+    ) -> None:
+        if verb == Verb.PING:
+            session.reply(operation_id, Status.OK, b"")
+            return
+        reply = partial(session.reply, operation_id)
+        sender = self._member(session)
+        if verb == Verb.REPLICATE or verb == Verb.REPLICATE_EARLY:
+            self._replicate(self._checked(sender, key, version), StorageKey(key), body, reply, early=verb == Verb.REPLICATE_EARLY)
+        elif verb == Verb.FETCH:
+            self._checked(sender, key, version)
+            record = self._replica.read(StorageKey(key))
+            self._replica.store.when_key_durable(key, partial(reply, Status.OK, record))
+        elif verb == Verb.FORWARDED_PUT:
+            self._coordinator.put(key, body, deadline, reply, forwarded=True)
+        elif verb == Verb.FORWARDED_GET:
+            self._coordinator.get(key, body, deadline, reply, forwarded=True)
+        elif verb == Verb.FORWARDED_DELETE:
+            self._coordinator.delete(key, body, deadline, reply, forwarded=True)
+        else:
+            self._administration(session, verb, body, deadline, reply)
+
+    def _member(self, session: Session) -> NodeId:
+        node_id = NodeId(session.hello.node_id if session.hello is not None else b"")
+        topology = self._placement.topology
+        if topology is None:
+            if not node_id:
+                raise InvalidArgument("this operation is for members of the cluster")
+        elif topology.maybe_member(node_id) is None:
+            raise InvalidArgument("this operation is for members of the cluster")
+        return node_id
+
+    def _checked(self, sender: NodeId, key: bytes, version: int) -> Slot:
+        """Return the slot of a peer's key if the peer planned with our placement of it."""
+        if not 12 <= len(key) <= STORAGE_KEY_SIZE_BYTES_MAX:
+            raise DecodeError("a storage key has 12 to 2,176 bytes", size_bytes=len(key))
+        if self._placement.topology is None:
+            raise NotReady("the node has no topology yet", retry_after_s=0.1)
+        slot = self._placement.slot(key)
+        if version < slot.version:
+            epoch = self._placement.epoch
+            raise StalePlacement("planned with an older placement", topology_epoch=epoch, placement_version=slot.version)
+        if version > slot.version:
+            self._catch_up(sender)
+            raise NotReady("the node is catching up with a newer topology", retry_after_s=0.05)
+        if not slot.is_owner:
+            raise WrongOwner("the node does not own the key", topology_epoch=self._placement.epoch)
+        return slot
+
+    def _replicate(self, slot: Slot, key: StorageKey, record: bytes, reply: Reply, *, early: bool) -> None:
+        store = self._replica.store
+        acknowledge = partial(reply, Status.OK, b"")
+
+        def applied(problem: Exception | None) -> None:
+            if problem is not None:
+                error = problem if isinstance(problem, KVStoreError) else InternalError(f"apply failed: {problem!r}")
+                fail(reply, error)
+                return
+            if early:
+                reply(Status.APPLIED, b"")
+            store.when_durable(acknowledge)
+
+        if not self._replica.stage_merge(slot.partition, key, record, applied):
+            if early:
+                reply(Status.APPLIED, b"")
+            store.when_key_durable(key, acknowledge)
+
+
+def unknown_verb(verb: int) -> UnknownVerb:
+    """Return the error for a verb that this build does not know: only its operation fails."""
+    return UnknownVerb(f"this node does not know verb {verb}")

@@ -1,0 +1,129 @@
+"""The node's store: staged writes, group commit, and which keys are not on disk yet.
+
+    stage ─► commit_staged (one atomic batch, visible) ─► sync (one at a time) ─► everything applied before it is acknowledged
+
+Handling a frame stages its writes and commits them together, so a frame costs one engine call. Reads see staged writes.
+
+Invariants
+  1. A callback of `when_durable` runs only after a sync that began after everything it relies on was applied.
+  2. A version that is not yet durable is never shown: readers go through `when_key_durable`.
+  3. After one failed sync nothing is acknowledged any more: no callback runs, and `on_fatal` is told once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from kvstore.errors import StorageError, UnavailableError
+from kvstore.ids import StorageKey
+from kvstore.storage.engine import Engine, Family, Put
+
+__all__ = ["Applied", "Store"]
+
+Applied = Callable[[Exception | None], None]
+"""Called once a staged write was applied (None) or refused (the error; nothing was applied unless it is indefinite)."""
+
+
+class Store:
+    """Wraps one open engine. All methods run on the event loop."""
+
+    def __init__(self, engine: Engine, on_fatal: Callable[[Exception], None]) -> None:
+        self.engine, self._on_fatal = engine, on_fatal
+        self._loop = asyncio.get_running_loop()
+        self._staged: list[Put] = []
+        self._staged_records: dict[bytes, bytes] = {}
+        self._after: list[Applied] = []
+        self._dirty: dict[bytes, None] = {}
+        self._syncing: dict[bytes, None] = {}
+        self._waiters: list[Callable[[], None]] = []
+        self._syncing_waiters: list[Callable[[], None]] = []
+        self._committing: asyncio.Task[None] | None = None
+        self.commits = self.committed_writes = 0
+
+    def read(self, key: StorageKey) -> bytes | None:
+        """Return the newest record of a key, staged or applied. Raises Corruption or StorageError."""
+        staged = self._staged_records.get(key)
+        return staged if staged is not None else self.engine.get(Family.DATA, key)
+
+    def stage(self, key: StorageKey, record: bytes, after: Applied) -> None:
+        """Add a record to the batch that the next `commit_staged` applies."""
+        self._staged.append((Family.DATA, key, record))
+        self._staged_records[key] = record
+        self._after.append(after)
+
+    def stage_meta(self, key: bytes, value: bytes | None) -> None:
+        """Add a write of META to the same batch."""
+        self._staged.append((Family.META, key, value))
+
+    def commit_staged(self) -> None:
+        """Apply what is staged as one atomic batch and tell every `after`; nothing to do is fine."""
+        if not self._staged:
+            return
+        staged, after, records = self._staged, self._after, self._staged_records
+        self._staged, self._after, self._staged_records = [], [], {}
+        problem: Exception | None = None
+        try:
+            self.engine.apply(staged)
+        except (UnavailableError, StorageError) as error:
+            problem = error
+        else:
+            self._dirty.update(dict.fromkeys(records))
+            self.committed_writes += len(staged)
+        for call in after:
+            call(problem)
+
+    def when_durable(self, call: Callable[[], None]) -> None:
+        """Run `call` once everything applied so far is on disk."""
+        self._waiters.append(call)
+        if self._committing is None:
+            self._committing = self._loop.create_task(self._commit())
+            self._committing.add_done_callback(self._commit_ended)
+
+    def when_key_durable(self, key: bytes, call: Callable[[], None]) -> None:
+        """Run `call` once the version of `key` that a read shows now is on disk: mostly at once."""
+        if key in self._dirty:
+            self.when_durable(call)
+        elif key in self._syncing:
+            self._syncing_waiters.append(call)
+        else:
+            call()
+
+    async def durable(self) -> None:
+        """Wait until everything applied so far is on disk. Never returns after a failed sync."""
+        done: asyncio.Future[None] = self._loop.create_future()
+
+        def settle() -> None:
+            if not done.done():
+                done.set_result(None)
+
+        self.when_durable(settle)
+        await done
+
+    async def put_meta(self, key: bytes, value: bytes | None) -> None:
+        """Write one META entry and wait until it is on disk."""
+        self.engine.apply([(Family.META, key, value)])
+        await self.durable()
+
+    async def abandon(self) -> None:
+        """Give up the commit under way; nothing is acknowledged any more."""
+        if self._committing is not None:
+            self._committing.cancel()
+            await asyncio.gather(self._committing, return_exceptions=True)
+
+    async def _commit(self) -> None:
+        while self._waiters or self._dirty:
+            self._syncing, self._dirty = self._dirty, {}
+            self._syncing_waiters, self._waiters = self._waiters, []
+            await self.engine.sync()
+            self.commits += 1
+            waiters, self._syncing_waiters, self._syncing = self._syncing_waiters, [], {}
+            for call in waiters:
+                call()
+
+    def _commit_ended(self, task: asyncio.Task[None]) -> None:
+        self._committing = None
+        if not task.cancelled() and (problem := task.exception()) is not None:
+            self._on_fatal(problem if isinstance(problem, Exception) else RuntimeError(repr(problem)))
+        elif self._waiters and not task.cancelled():
+            self.when_durable(lambda: None)
