@@ -22,6 +22,7 @@ __all__ = ["Relation", "VersionVector", "compare", "covers", "decode_vector", "d
 VersionVector = dict[ActorId, int]
 
 _ENTRY = struct.Struct(">20sQ")
+VECTOR_ENTRY_SIZE_BYTES = _ENTRY.size
 COUNTER_MAX = (1 << 63) - 1
 
 

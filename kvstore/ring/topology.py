@@ -1,0 +1,272 @@
+"""The topology: one immutable, versioned document that says who is a member, who owns what, and which buckets exist.
+
+    found -> epoch 1 --with_bucket--> 2 --begin_transfer(joiner)--> 3 --finish_transfer--> 4
+                                                                    \\--cancel_transfer--> 4
+
+Every change makes a new document with the next epoch; who may make one is decided elsewhere (a compare-and-set).
+
+Invariants (checked on construction, because documents also come from peers and disks)
+  1. `members`, `buckets` and `removed` are sorted and without duplicates; `default` is among the buckets.
+  2. Each partition has 1 to `n` distinct owners, all of them members.
+  3. A member is JOINING exactly while it is the joiner of `transfer`.
+  4. Between two successive epochs the placement version of a partition rises by one if its owners differ (their order
+     included), and stays otherwise. It never repeats, also when a transfer is cancelled (correctness rule 14).
+
+Lookups (`owners_of`, `bucket_by_bytes`, `maybe_member`) are one tuple or dict access: every request makes them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Final
+
+from kvstore.errors import InvalidArgument, JoinRefused, NoSuchBucket
+from kvstore.ids import CLUSTER_ID_SIZE_BYTES, NODE_ID_SIZE_BYTES, ClusterId, NodeId, PartitionId
+from kvstore.limits import BUCKETS_COUNT_MAX, MEMBERS_COUNT_MAX
+from kvstore.ring.buckets import DEFAULT_BUCKET, DEFAULT_BUCKET_NAME, BucketProperties
+from kvstore.ring.member import NAME_LENGTH_MAX, Member, MemberState, check_id, check_text
+from kvstore.ring.token import PARTITION_BITS_DEFAULT, check_partition_bits
+
+__all__ = [
+    "EPOCH_LIMIT", "N_DEFAULT", "N_MAX", "REMOVED_COUNT_MAX", "Member", "MemberState", "Owners", "Topology", "Transfer",
+    "begin_transfer", "cancel_transfer", "finish_transfer", "found", "with_address", "with_bucket",
+]  # fmt: skip
+
+N_DEFAULT: Final = 3
+N_MAX: Final = 100
+"""Replicas of a partition; larger numbers are symbolic in a consistency count (CONSISTENCY_QUORUM is 101)."""
+REMOVED_COUNT_MAX: Final = 10_000
+"""Node ids that may never come back; a cluster that replaces a node daily needs 27 years to fill it."""
+EPOCH_LIMIT: Final = 1 << 63
+"""Exclusive bound of epochs and placement versions, so that they fit a signed 64-bit integer anywhere."""
+
+Owners = tuple[tuple[NodeId, ...], ...]
+"""For each partition its primaries in the order in which they are asked; the first one usually coordinates."""
+
+
+@dataclass(frozen=True, slots=True)
+class Transfer:
+    """A stop-the-world transfer to `joiner`: while it is set, no node serves client requests."""
+
+    joiner: NodeId
+    from_owners: Owners
+
+
+@dataclass(frozen=True, slots=True)
+class Topology:
+    """See the module docstring. Raises `InvalidArgument` if an invariant does not hold."""
+
+    cluster_id: ClusterId
+    cluster_name: str
+    epoch: int
+    partition_bits: int
+    n: int
+    founder: NodeId
+    members: tuple[Member, ...]
+    owners: Owners
+    placement_versions: tuple[int, ...]
+    buckets: tuple[BucketProperties, ...] = (DEFAULT_BUCKET,)
+    removed: tuple[NodeId, ...] = ()
+    transfer: Transfer | None = None
+    _members_by_id: dict[NodeId, Member] = field(init=False, repr=False, compare=False)
+    _buckets_by_bytes: dict[bytes, BucketProperties] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_members_by_id", {member.node_id: member for member in self.members})
+        object.__setattr__(self, "_buckets_by_bytes", {bucket.name.encode(): bucket for bucket in self.buckets})
+        _check_head(self)
+        _check_members(self)
+        _check_buckets(self)
+        _check_placement(self)
+        _check_transfer(self)
+
+    @property
+    def partitions_count(self) -> int:
+        """Q, a power of two."""
+        return 1 << self.partition_bits
+
+    def owners_of(self, partition: PartitionId) -> tuple[NodeId, ...]:
+        """Return the primaries of a partition in order; never empty."""
+        return self.owners[partition]
+
+    def n_effective(self, partition: PartitionId) -> int:
+        """Return how many replicas the partition has: N, or fewer while there are fewer members."""
+        return min(self.n, len(self.owners[partition]))
+
+    def quorum(self, partition: PartitionId) -> int:
+        """Return the majority of the partition's replicas, dead ones counted: the default of r, w and dw."""
+        return self.n_effective(partition) // 2 + 1
+
+    def maybe_member(self, node_id: NodeId) -> Member | None:
+        """Return the member with this id, or None."""
+        return self._members_by_id.get(node_id)
+
+    def member(self, node_id: NodeId) -> Member:
+        """Return the member with this id, or raise `InvalidArgument`."""
+        member = self._members_by_id.get(node_id)
+        if member is None:
+            raise InvalidArgument(f"node {node_id.hex()} is not a member", topology_epoch=self.epoch)
+        return member
+
+    def bucket(self, name: str) -> BucketProperties:
+        """Return the properties of a bucket, or raise `NoSuchBucket` naming the command that creates it."""
+        return self.bucket_by_bytes(name.encode("utf-8", "replace"))
+
+    def bucket_by_bytes(self, name: bytes) -> BucketProperties:
+        """Return the properties of a bucket by its encoded name; the hot path's form of `bucket`."""
+        properties = self._buckets_by_bytes.get(name)
+        if properties is None:
+            shown = name.decode("utf-8", "backslashreplace")
+            raise NoSuchBucket(f"bucket {shown!r} does not exist; create it with: kvctl bucket create {shown}")
+        return properties
+
+
+def found(
+    cluster_id: ClusterId, cluster_name: str, member: Member, partition_bits: int = PARTITION_BITS_DEFAULT,
+    n: int = N_DEFAULT,
+) -> Topology:  # fmt: skip
+    """Return the first topology of a new cluster: one member owns everything, epoch 1."""
+    check_partition_bits(partition_bits)
+    partitions_count = 1 << partition_bits
+    return Topology(
+        cluster_id=cluster_id, cluster_name=cluster_name, epoch=1, partition_bits=partition_bits, n=n,
+        founder=member.node_id, members=(member,), owners=((member.node_id,),) * partitions_count,
+        placement_versions=(1,) * partitions_count,
+    )  # fmt: skip
+
+
+def with_bucket(topology: Topology, properties: BucketProperties) -> Topology:
+    """Add a bucket. The same topology if it is there already; `InvalidArgument` if it is there and differs."""
+    existing = next((bucket for bucket in topology.buckets if bucket.name == properties.name), None)
+    if existing == properties:
+        return topology
+    if existing is not None:
+        raise InvalidArgument(f"bucket {properties.name!r} exists with other properties; they cannot be changed")
+    buckets = sorted((*topology.buckets, properties), key=lambda bucket: bucket.name)
+    return replace(topology, epoch=topology.epoch + 1, buckets=tuple(buckets))
+
+
+def with_address(topology: Topology, node_id: NodeId, address: str) -> Topology:
+    """Give a member another address (it was restarted elsewhere with its data). `InvalidArgument` if it is taken."""
+    moved = replace(topology.member(node_id), address=address)
+    members = tuple(moved if member.node_id == node_id else member for member in topology.members)
+    return replace(topology, epoch=topology.epoch + 1, members=members)
+
+
+def begin_transfer(topology: Topology, joiner: Member, owners: Sequence[Sequence[NodeId]]) -> Topology:
+    """Admit `joiner` (as JOINING) and make `owners` the owners; clients are not served until finish or cancel.
+
+    `JoinRefused`: another transfer is under way, or the node is, was, or shares an address with, a member.
+    """
+    if topology.transfer is not None:
+        raise JoinRefused("another node is joining; try again when it is done", joiner=topology.transfer.joiner)
+    if topology.maybe_member(joiner.node_id) is not None:
+        raise JoinRefused("the node is a member already", node_id=joiner.node_id)
+    if joiner.node_id in topology.removed:
+        raise JoinRefused("the node was removed; it may return with an empty data directory", node_id=joiner.node_id)
+    if any(member.address == joiner.address for member in topology.members):
+        raise JoinRefused(f"another member has the address {joiner.address}")
+    members = (*topology.members, replace(joiner, state=MemberState.JOINING))
+    return _with_owners(
+        topology, tuple(tuple(each) for each in owners), members=tuple(sorted(members, key=_node_id_of)),
+        transfer=Transfer(joiner.node_id, topology.owners),
+    )  # fmt: skip
+
+
+def finish_transfer(topology: Topology) -> Topology:
+    """Make the joiner a NORMAL member; owners and placement versions stay. `InvalidArgument` if none is joining."""
+    joiner = _transfer_of(topology).joiner
+    settled = replace(topology.member(joiner), state=MemberState.NORMAL)
+    members = tuple(settled if member.node_id == joiner else member for member in topology.members)
+    return replace(topology, epoch=topology.epoch + 1, members=members, transfer=None)
+
+
+def cancel_transfer(topology: Topology) -> Topology:
+    """Drop the joiner and give its partitions back. `InvalidArgument` if none is joining.
+
+    The joiner served no client, so nothing is lost with it and it is not among `removed`: it may try again.
+    """
+    transfer = _transfer_of(topology)
+    members = tuple(member for member in topology.members if member.node_id != transfer.joiner)
+    return _with_owners(topology, transfer.from_owners, members=members, transfer=None)
+
+
+def _transfer_of(topology: Topology) -> Transfer:
+    if topology.transfer is None:
+        raise InvalidArgument("no node is joining", topology_epoch=topology.epoch)
+    return topology.transfer
+
+
+def _with_owners(topology: Topology, owners: Owners, **changes: Any) -> Topology:
+    """Return the next epoch with other owners, with the placement versions that follow from it (invariant 4)."""
+    if len(owners) != topology.partitions_count:
+        raise InvalidArgument("owners must name every partition", partitions=len(owners))
+    versions = tuple(
+        version + (ours != theirs)
+        for version, ours, theirs in zip(topology.placement_versions, topology.owners, owners, strict=True)
+    )
+    return replace(topology, epoch=topology.epoch + 1, owners=owners, placement_versions=versions, **changes)
+
+
+def _node_id_of(member: Member) -> NodeId:
+    return member.node_id
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise InvalidArgument(f"topology: {message}")
+
+
+def _is_counter(number: int) -> bool:
+    return type(number) is int and 1 <= number < EPOCH_LIMIT
+
+
+def _check_head(topology: Topology) -> None:
+    check_partition_bits(topology.partition_bits)
+    check_id("cluster_id", topology.cluster_id, CLUSTER_ID_SIZE_BYTES)
+    check_text("cluster_name", topology.cluster_name, 1, NAME_LENGTH_MAX)
+    check_id("founder", topology.founder, NODE_ID_SIZE_BYTES)
+    _require(_is_counter(topology.epoch), "epoch is out of range")
+    _require(type(topology.n) is int and 1 <= topology.n <= N_MAX, f"n must be 1 to {N_MAX}")
+
+
+def _check_members(topology: Topology) -> None:
+    ids = [member.node_id for member in topology.members]
+    _require(1 <= len(ids) <= MEMBERS_COUNT_MAX, f"members must be 1 to {MEMBERS_COUNT_MAX}")
+    _require(ids == sorted(set(ids)), "members must be sorted by node id, each once")
+    _require(len({member.address for member in topology.members}) == len(ids), "two members share an address")
+    for node_id in topology.removed:
+        check_id("removed", node_id, NODE_ID_SIZE_BYTES)
+    _require(len(topology.removed) <= REMOVED_COUNT_MAX, f"removed must be at most {REMOVED_COUNT_MAX}")
+    _require(list(topology.removed) == sorted(set(topology.removed)), "removed must be sorted, each once")
+    _require(not any(node_id in topology._members_by_id for node_id in topology.removed), "a removed node is a member")
+
+
+def _check_buckets(topology: Topology) -> None:
+    names = [bucket.name for bucket in topology.buckets]
+    _require(len(names) <= BUCKETS_COUNT_MAX, f"buckets must be at most {BUCKETS_COUNT_MAX}")
+    _require(names == sorted(set(names)), "buckets must be sorted by name, each once")
+    _require(DEFAULT_BUCKET_NAME in names, "the default bucket is missing")
+
+
+def _check_placement(topology: Topology) -> None:
+    _check_owners(topology, topology.owners, topology._members_by_id.keys())
+    _require(len(topology.placement_versions) == topology.partitions_count, "a placement version per partition")
+    _require(all(map(_is_counter, topology.placement_versions)), "a placement version is out of range")
+
+
+def _check_owners(topology: Topology, owners: Owners, allowed: Collection[NodeId]) -> None:
+    _require(len(owners) == topology.partitions_count, "owners must name every partition")
+    # Many partitions share few lists: checking each list once keeps 65,536 partitions cheap.
+    for each in dict.fromkeys(owners):
+        _require(1 <= len(each) <= topology.n and len(set(each)) == len(each), "owners must be 1 to n distinct nodes")
+        _require(all(node_id in allowed for node_id in each), "an owner is not a member")
+
+
+def _check_transfer(topology: Topology) -> None:
+    joining = [member.node_id for member in topology.members if member.state is MemberState.JOINING]
+    transfer = topology.transfer
+    _require(joining == ([transfer.joiner] if transfer else []), "exactly the joiner of the transfer is JOINING")
+    if transfer is not None:
+        _check_owners(topology, transfer.from_owners, topology._members_by_id.keys() - {transfer.joiner})

@@ -1,0 +1,243 @@
+"""The topology document: what it refuses to be, what it answers, and how it evolves."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from kvstore.errors import InvalidArgument, JoinRefused, NoSuchBucket
+from kvstore.ids import ClusterId, NodeId, ObjectType, PartitionId
+from kvstore.ring import (
+    DEFAULT_BUCKET,
+    BucketProperties,
+    Member,
+    MemberState,
+    Topology,
+    Transfer,
+    begin_transfer,
+    cancel_transfer,
+    finish_transfer,
+    found,
+    with_bucket,
+)
+
+CLUSTER = ClusterId(b"c" * 16)
+A, B, C = (NodeId(name * 8) for name in (b"a", b"b", b"c"))
+
+
+def member(node_id: NodeId, **fields: Any) -> Member:
+    return Member(node_id, f"{node_id.decode()}:1", **fields)
+
+
+def one_node(partition_bits: int = 2) -> Topology:
+    return found(CLUSTER, "test", member(B), partition_bits, 3)
+
+
+def joining() -> Topology:
+    """B owns all; A is joining and becomes second everywhere and first in partition 0, but not in partition 3."""
+    return begin_transfer(one_node(), member(A), [(A, B), (B, A), (B, A), (B,)])
+
+
+def test_founder_owns_everything_at_epoch_one() -> None:
+    """One node alone is a complete cluster with the default bucket."""
+    topology = one_node()
+
+    assert (topology.epoch, topology.partitions_count, topology.founder) == (1, 4, B)
+    assert topology.owners == ((B,),) * 4 and topology.placement_versions == (1,) * 4
+    assert topology.buckets == (DEFAULT_BUCKET,) and topology.transfer is None
+
+
+@pytest.mark.parametrize(
+    ("owners_count", "n", "n_effective", "quorum"),
+    [(1, 3, 1, 1), (2, 3, 2, 2), (3, 3, 3, 2), (2, 2, 2, 2), (1, 1, 1, 1)],
+)
+def test_quorum_is_a_majority_of_the_replicas_there_are(
+    owners_count: int, n: int, n_effective: int, quorum: int
+) -> None:
+    """N // 2 + 1, of fewer while there are fewer owners than N."""
+    members = tuple(map(member, (A, B, C)))
+    owners = ((A, B, C)[:owners_count],)
+    topology = Topology(CLUSTER, "t", 1, 0, n, A, members, owners, (1,))
+
+    assert topology.n_effective(PartitionId(0)) == n_effective
+    assert topology.quorum(PartitionId(0)) == quorum
+
+
+def test_lookups_find_members_and_buckets() -> None:
+    """By id and by name, text or encoded."""
+    topology = with_bucket(one_node(), BucketProperties("logs", ObjectType.LWW))
+
+    assert topology.member(B) is topology.maybe_member(B) is topology.members[0]
+    assert topology.maybe_member(A) is None
+    assert topology.bucket("logs") is topology.bucket_by_bytes(b"logs") is topology.buckets[1]
+    with pytest.raises(InvalidArgument):
+        topology.member(A)
+
+
+@pytest.mark.parametrize("name", ["carts", "ca\udc80rts", "\u2603"])
+def test_unknown_bucket_names_the_command_that_creates_it(name: str) -> None:
+    """Also for names that cannot be encoded: it is the same refusal."""
+    with pytest.raises(NoSuchBucket, match="kvctl bucket create "):
+        one_node().bucket(name)
+
+
+def test_bucket_refusal_shows_the_name() -> None:
+    """So that the command can be copied from the message."""
+    with pytest.raises(NoSuchBucket, match=r"kvctl bucket create carts$"):
+        one_node().bucket_by_bytes(b"carts")
+
+
+def test_adding_a_bucket_is_one_epoch_and_idempotent() -> None:
+    """The same bucket again changes nothing; another one under its name is refused."""
+    before = one_node()
+    properties = BucketProperties("aaa", w=2)
+
+    after = with_bucket(before, properties)
+
+    assert after.epoch == 2 and [bucket.name for bucket in after.buckets] == ["aaa", "default"]
+    assert after.placement_versions == before.placement_versions
+    assert with_bucket(after, BucketProperties("aaa", w=2)) is after
+    with pytest.raises(InvalidArgument):
+        with_bucket(after, BucketProperties("aaa", w=3))
+
+
+def test_beginning_a_transfer_admits_the_joiner_and_remembers_the_owners_before() -> None:
+    """The new owners are in force, and only the partitions whose owners changed have a new placement version."""
+    topology = joining()
+
+    assert topology.epoch == 2
+    assert [each.node_id for each in topology.members] == [A, B]
+    assert topology.member(A).state is MemberState.JOINING
+    assert topology.transfer == Transfer(A, ((B,),) * 4)
+    assert topology.owners_of(PartitionId(0)) == (A, B)
+    assert topology.placement_versions == (2, 2, 2, 1)
+
+
+def test_finishing_a_transfer_keeps_placement() -> None:
+    """The joiner is a member like the others; nobody has to learn a new placement."""
+    before = joining()
+
+    after = finish_transfer(before)
+
+    assert after.epoch == 3 and after.transfer is None
+    assert after.member(A).state is MemberState.NORMAL
+    assert (after.owners, after.placement_versions) == (before.owners, before.placement_versions)
+
+
+def test_cancelling_a_transfer_restores_owners_under_new_placement_versions() -> None:
+    """A version is never used for two placements: it goes on to 3, not back to 1."""
+    after = cancel_transfer(joining())
+
+    assert after.epoch == 3 and after.transfer is None
+    assert [each.node_id for each in after.members] == [B]
+    assert after.owners == ((B,),) * 4
+    assert after.placement_versions == (3, 3, 3, 1)
+
+
+def test_a_cancelled_joiner_may_try_again() -> None:
+    """It served nobody, so it is not among the removed; versions continue from where they were."""
+    again = begin_transfer(cancel_transfer(joining()), member(A), [(A, B)] * 4)
+
+    assert again.placement_versions == (4, 4, 4, 2)
+
+
+def test_buckets_can_be_added_during_a_transfer() -> None:
+    """The two have nothing to do with each other."""
+    topology = finish_transfer(with_bucket(joining(), BucketProperties("b")))
+
+    assert topology.bucket("b").name == "b" and topology.epoch == 4
+
+
+def test_only_one_node_joins_at_a_time() -> None:
+    """A second one is refused with a reason and may try again."""
+    with pytest.raises(JoinRefused, match="try again"):
+        begin_transfer(joining(), member(C), [(B, C)] * 4)
+
+
+def test_members_removed_nodes_and_taken_addresses_are_not_admitted() -> None:
+    """Each of them would make two nodes one, or one node two."""
+    topology = replace(one_node(), removed=(A,))
+
+    with pytest.raises(JoinRefused, match="member already"):
+        begin_transfer(topology, Member(B, "elsewhere:1"), [(B,)] * 4)
+    with pytest.raises(JoinRefused, match="removed"):
+        begin_transfer(topology, member(A), [(B, A)] * 4)
+    with pytest.raises(JoinRefused, match="address"):
+        begin_transfer(topology, Member(C, topology.members[0].address), [(B, C)] * 4)
+
+
+@pytest.mark.parametrize("owners", [[(B, A)] * 3, [(B, C)] * 4, [()] * 4, [(B, B)] * 4])
+def test_impossible_owners_are_refused_at_the_beginning(owners: list[tuple[NodeId, ...]]) -> None:
+    """Too few partitions, an unknown node, nobody, somebody twice."""
+    with pytest.raises(InvalidArgument):
+        begin_transfer(one_node(), member(A), owners)
+
+
+def test_without_a_transfer_there_is_nothing_to_finish_or_cancel() -> None:
+    """Finishing twice is a mistake the caller hears about."""
+    with pytest.raises(InvalidArgument):
+        finish_transfer(one_node())
+    with pytest.raises(InvalidArgument):
+        cancel_transfer(one_node())
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"cluster_id": b"short"},
+        {"cluster_name": ""},
+        {"cluster_name": "x" * 65},
+        {"cluster_name": "new\nline"},
+        {"epoch": 0},
+        {"epoch": 1 << 63},
+        {"partition_bits": 17},
+        {"partition_bits": 3},
+        {"n": 0},
+        {"n": 101},
+        {"founder": b""},
+        {"members": ()},
+        {"members": (member(C), member(B))},
+        {"members": (member(B), member(B))},
+        {"members": (member(B), Member(C, "bbbbbbbb:1"))},
+        {"members": (member(A),)},
+        {"members": (member(B, state=MemberState.JOINING),)},
+        {"owners": ((B,),) * 3},
+        {"owners": ((B,),) * 3 + ((),)},
+        {"owners": ((B,),) * 3 + ((A,),)},
+        {"placement_versions": (1,) * 5},
+        {"placement_versions": (1, 1, 1, 0)},
+        {"buckets": ()},
+        {"buckets": (DEFAULT_BUCKET, BucketProperties("aaa"))},
+        {"removed": (C, A)},
+        {"removed": (B,)},
+        {"removed": (b"short",)},
+        {"transfer": Transfer(B, ((B,),) * 4)},
+        {"transfer": Transfer(A, ((B,),) * 4)},
+    ],
+)
+def test_documents_that_break_an_invariant_cannot_exist(wrong: dict[str, Any]) -> None:
+    """Whatever a peer or a disk sends, a `Topology` in hand is a sound one."""
+    with pytest.raises(InvalidArgument):
+        replace(one_node(), **wrong)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"node_id": b"short"},
+        {"address": ""},
+        {"address": "x" * 262},
+        {"address": "a b\t:1"},
+        {"zone": "z" * 65},
+        {"weight": 0},
+        {"weight": 1001},
+        {"weight": True},
+        {"state": 1},
+    ],
+)
+def test_members_out_of_bounds_are_refused(wrong: dict[str, Any]) -> None:
+    """The fields of a member are printable and bounded."""
+    with pytest.raises(InvalidArgument):
+        replace(member(A), **wrong)
