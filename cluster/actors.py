@@ -2,7 +2,7 @@
 
 Durable in META under `actor/` + partition (4 bytes): epoch bytes then the reason in words. A mint retires every earlier epoch
 of the partition. If a power loss takes the mint away it also took every dot that followed it here, and the open report then
-says that history may be missing, so `forget_all` retires everything before the first dot. See causality/actor.py, ADR 0001.
+says that history may be missing (until `load` did so), and `load` retires everything before the first dot. See causality/actor.py, ADR 0001.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from cluster.store import Store
 from kvstore.causality.actor import MintReason, make_actor
 from kvstore.ids import ACTOR_SIZE_BYTES, ActorId, NodeId, PartitionId
 from kvstore.storage.engine import Engine, Family
+from kvstore.storage.identity import META_EPOCHS_RETIRE
 
 __all__ = ["Actors"]
 
@@ -31,6 +32,8 @@ class Actors:
         """Read the current actors, or retire them all if the store's history may be missing."""
         if self._engine.report.history_may_be_missing:
             self._engine.delete_range(Family.META, _PREFIX, _PREFIX_END)
+            # After it in the log, so that a crash between the two retires them again.
+            self._engine.apply([(Family.META, META_EPOCHS_RETIRE, None)])
             return
         for key, value in self._engine.scan(Family.META, _PREFIX, _PREFIX_END):
             partition = PartitionId(int.from_bytes(key[len(_PREFIX) :], "big"))

@@ -26,10 +26,17 @@ class Counters:
     healed: int = 0
     superseded: int = 0
     siblings_max: int = 0
+    errors_by_code: dict[str, int] = field(default_factory=dict)
+    """At most one entry for each code of the error tree."""
+
+    def count_error(self, code: str) -> None:
+        """Count one operation that was answered with an error."""
+        self.errors += 1
+        self.errors_by_code[code] = self.errors_by_code.get(code, 0) + 1
 
     def as_dict(self) -> dict[str, int]:
         """Return all totals by name."""
-        return {f.name: getattr(self, f.name) for f in fields(self)}
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.name != "errors_by_code"}
 
 
 @dataclass(slots=True)

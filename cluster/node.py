@@ -40,6 +40,7 @@ __all__ = ["Node", "NodeOptions"]
 
 MEET_PEERS_S = 1.0
 """How long a start waits for the other members before it serves, so that it does not answer from an old topology."""
+CATCH_UP_AGAIN_S = 0.2
 DRAIN_S_MAX = 5.0
 
 
@@ -191,6 +192,9 @@ class Node:
         if self.fatal.done():
             self.fatal.result()
         for link in links:
+            if isinstance(link.refused, StaleIdentity):
+                self._die(link.refused)
+                raise link.refused
             if link.is_up and link.remote_epoch > self.placement.epoch:
                 await self._catch_up(link)
 
@@ -237,9 +241,13 @@ class Node:
             document = await link.call(Verb.TOPOLOGY, 0, self._loop.time() + MEET_PEERS_S, b"", b"")
             await self.keeper.adopt_document(document)
         except KVStoreError as error:
-            link.last_error = f"catching up: {error}"  # the next frame of that peer shows the newer epoch again
+            link.last_error = f"catching up: {error}"
         finally:
             self._catching_up = False
+        # A link tells of an epoch once: what we failed to get, or what came up meanwhile, has to be asked for again.
+        for _, behind in self.peers.all():
+            if behind.is_up and behind.remote_epoch > self.placement.epoch:
+                self._loop.call_later(CATCH_UP_AGAIN_S, self._link_changed, behind)
 
     # --- end ------------------------------------------------------------------------------------------------------------
 

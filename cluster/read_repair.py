@@ -71,7 +71,7 @@ class ReadRepair:
         GetOperation(
             replica=self._replica, slot=slot, key=key, r=len(everyone), pr=0, candidates=everyone, deadline=self._deadline(),
             started=self._loop.time(), reply=_unheard, answer=partial(self._healed, slot, key), repair=_no_repair,
-            finished=lambda operation, succeeded: self._healing.discard(key),
+            finished=lambda operation, problem: self._healing.discard(key),
         ).start()  # fmt: skip
 
     def _healed(self, slot: Slot, key: StorageKey, record: bytes, core: ReadCore[Candidate]) -> None:

@@ -34,6 +34,7 @@ def node_status(node: Node) -> dict[str, Any]:
         "schema": SCHEMA, "node_id": identity.node_id.hex(), "address": node.address, "version": product_version(),
         "boot_number": identity.boot_number, "ready": node.is_ready, "uptime_s": uptime_s,
         "keys_estimate": engine.keys_estimate(), "size_bytes": engine.size_bytes(), "counters": counters,
+        "errors_by_code": dict(node.counters.errors_by_code),
         "in_flight": coordinator.in_flight, "commits": node.store.commits, "committed_writes": node.store.committed_writes,
         "actors_minted": node.actors.minted,
         "ops_per_s": (counters["puts"] + counters["gets"] + counters["deletes"]) / uptime_s,

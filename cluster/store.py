@@ -2,12 +2,14 @@
 
     stage ─► commit_staged (one atomic batch, visible) ─► sync (one at a time) ─► everything applied before it is acknowledged
 
-Handling a frame stages its writes and commits them together, so a frame costs one engine call. Reads see staged writes.
+Handling a frame stages its writes and commits them together, so a frame costs one engine call. A read of a staged key commits
+first: what is only staged may yet be refused, so it is neither shown nor acknowledged.
 
 Invariants
   1. A callback of `when_durable` runs only after a sync that began after everything it relies on was applied.
   2. A version that is not yet durable is never shown: readers go through `when_key_durable`.
   3. After one failed sync nothing is acknowledged any more: no callback runs, and `on_fatal` is told once.
+  4. META of a refused batch (a minted actor) is not lost with it: it stays staged for the next one.
 """
 
 from __future__ import annotations
@@ -32,24 +34,27 @@ class Store:
         self.engine, self._on_fatal = engine, on_fatal
         self._loop = asyncio.get_running_loop()
         self._staged: list[Put] = []
-        self._staged_records: dict[bytes, bytes] = {}
+        self._staged_records: dict[bytes, None] = {}
         self._after: list[Applied] = []
         self._dirty: dict[bytes, None] = {}
         self._syncing: dict[bytes, None] = {}
         self._waiters: list[Callable[[], None]] = []
         self._syncing_waiters: list[Callable[[], None]] = []
         self._committing: asyncio.Task[None] | None = None
+        self._durables: dict[asyncio.Future[None], None] = {}
+        self._failure: Exception | None = None
         self.commits = self.committed_writes = 0
 
     def read(self, key: StorageKey) -> bytes | None:
-        """Return the newest record of a key, staged or applied. Raises Corruption or StorageError."""
-        staged = self._staged_records.get(key)
-        return staged if staged is not None else self.engine.get(Family.DATA, key)
+        """Return the newest record of a key; commits first if it is staged. Raises Corruption or StorageError."""
+        if key in self._staged_records:
+            self.commit_staged()
+        return self.engine.get(Family.DATA, key)
 
     def stage(self, key: StorageKey, record: bytes, after: Applied) -> None:
         """Add a record to the batch that the next `commit_staged` applies."""
         self._staged.append((Family.DATA, key, record))
-        self._staged_records[key] = record
+        self._staged_records[key] = None
         self._after.append(after)
 
     def stage_meta(self, key: bytes, value: bytes | None) -> None:
@@ -62,13 +67,16 @@ class Store:
             return
         staged, after, records = self._staged, self._after, self._staged_records
         self._staged, self._after, self._staged_records = [], [], {}
-        problem: Exception | None = None
+        problem: UnavailableError | StorageError | None = None
         try:
             self.engine.apply(staged)
         except (UnavailableError, StorageError) as error:
             problem = error
-        else:
-            self._dirty.update(dict.fromkeys(records))
+            if error.definite:
+                self._staged = [put for put in staged if put[0] is Family.META]
+        if problem is None or not problem.definite:
+            self._dirty.update(records)
+        if problem is None:
             self.committed_writes += len(staged)
         for call in after:
             call(problem)
@@ -76,7 +84,7 @@ class Store:
     def when_durable(self, call: Callable[[], None]) -> None:
         """Run `call` once everything applied so far is on disk."""
         self._waiters.append(call)
-        if self._committing is None:
+        if self._committing is None and self._failure is None:
             self._committing = self._loop.create_task(self._commit())
             self._committing.add_done_callback(self._commit_ended)
 
@@ -90,8 +98,12 @@ class Store:
             call()
 
     async def durable(self) -> None:
-        """Wait until everything applied so far is on disk. Never returns after a failed sync."""
+        """Wait until everything applied so far is on disk, or raise what made a sync fail."""
+        if self._failure is not None:
+            raise self._failure
         done: asyncio.Future[None] = self._loop.create_future()
+        self._durables[done] = None
+        done.add_done_callback(lambda future: self._durables.pop(future))
 
         def settle() -> None:
             if not done.done():
@@ -124,6 +136,10 @@ class Store:
     def _commit_ended(self, task: asyncio.Task[None]) -> None:
         self._committing = None
         if not task.cancelled() and (problem := task.exception()) is not None:
-            self._on_fatal(problem if isinstance(problem, Exception) else RuntimeError(repr(problem)))
+            self._failure = problem if isinstance(problem, Exception) else RuntimeError(repr(problem))
+            for waiting in list(self._durables):
+                if not waiting.done():
+                    waiting.set_exception(self._failure)
+            self._on_fatal(self._failure)
         elif self._waiters and not task.cancelled():
             self.when_durable(lambda: None)

@@ -115,7 +115,7 @@ class Coordinator:
                     raise
                 self._forward(slot, forward_verb, name, body, deadline, reply, forwarded)
         except KVStoreError as error:
-            self._counters.errors += 1
+            self._counters.count_error(error.code)
             fail(reply, error)
 
     # --- planning -------------------------------------------------------------------------------------------------------
@@ -261,9 +261,10 @@ class Coordinator:
             finished=partial(self._put_finished, self._loop.time()),
         )  # fmt: skip
 
-    def _put_finished(self, started: float, succeeded: bool) -> None:
+    def _put_finished(self, started: float, problem: KVStoreError | None) -> None:
         self.in_flight -= 1
-        self._counters.errors += not succeeded
+        if problem is not None:
+            self._counters.count_error(problem.code)
         self.put_latencies.recent.append(self._loop.time() - started)
 
     # --- reads ----------------------------------------------------------------------------------------------------------
@@ -318,9 +319,10 @@ class Coordinator:
         context = encode_context(key[:8], view.hlc_max, view.encoded_vector)
         reply(0, encode_get_reply(context, len(core.results), slot.n, core.primaries, flat))
 
-    def _get_finished(self, operation: GetOperation, succeeded: bool) -> None:
+    def _get_finished(self, operation: GetOperation, problem: KVStoreError | None) -> None:
         self.in_flight -= 1
-        self._counters.errors += not succeeded
+        if problem is not None:
+            self._counters.count_error(problem.code)
         self._reads.pop(operation, None)
         self.get_latencies.recent.append(self._loop.time() - operation.started)
 

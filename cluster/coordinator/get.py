@@ -45,7 +45,7 @@ class GetOperation:
     def __init__(
         self, *, replica: Replica, slot: Slot, key: StorageKey, r: int, pr: int, candidates: list[Candidate],
         deadline: float, started: float, reply: Reply, answer: Callable[[bytes, ReadCore[Candidate]], None],
-        repair: Callable[[Slot, StorageKey, Candidate, bytes], None], finished: Callable[[GetOperation, bool], None],
+        repair: Callable[[Slot, StorageKey, Candidate, bytes], None], finished: Callable[[GetOperation, KVStoreError | None], None],
     ) -> None:  # fmt: skip
         self._replica, self._slot, self._key = replica, slot, key
         self._candidates, self._deadline, self.started = candidates, deadline, started
@@ -137,21 +137,22 @@ class GetOperation:
             if record is None:
                 _, record = self._core.merged()
         except Corruption as error:
-            self._answered = b""
-            fail(self._reply, error)
-            self._finished(self, False)
+            self._fail(error)
             return
         self._answered = record
         self._answer(record, self._core)
-        self._finished(self, True)
+        self._finished(self, None)
         if record:
             for candidate in self._core.stale(record):
                 self._repair(self._slot, self._key, candidate, record)
 
-    def _give_up(self) -> None:
+    def _fail(self, error: KVStoreError) -> None:
         self._answered = b""
+        fail(self._reply, error)
+        self._finished(self, error)
+
+    def _give_up(self) -> None:
         kind = ReadTimeout if isinstance(self._problem, Timeout) else ReadQuorumUnsatisfied
         needed = max(self._core.r, self._core.pr)
         why = self._problem.message if self._problem is not None else "no owner left to ask"
-        fail(self._reply, kind(f"too few replicas could answer: {why}", replied=len(self._core.results), needed=needed))
-        self._finished(self, False)
+        self._fail(kind(f"too few replicas could answer: {why}", replied=len(self._core.results), needed=needed))

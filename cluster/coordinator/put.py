@@ -22,14 +22,14 @@ __all__ = ["PutOperation"]
 
 
 class PutOperation:
-    """`finished(succeeded)` is called once, just after the reply."""
+    """`finished(problem)` is called once, just after the reply; None means it was acknowledged."""
 
     __slots__ = ("_context", "_core", "_deadline", "_early", "_finished", "_key", "_record", "_reply", "_siblings", "_slot",
                  "_store", "_superseded", "_timed_out")  # fmt: skip
 
     def __init__(
         self, *, store: Store, slot: Slot, key: StorageKey, record: bytes, core: WriteCore, deadline: float, reply: Reply,
-        context: bytes, siblings: int, superseded: bool, finished: Callable[[bool], None],
+        context: bytes, siblings: int, superseded: bool, finished: Callable[[KVStoreError | None], None],
     ) -> None:  # fmt: skip
         self._store, self._slot, self._key, self._record, self._core = store, slot, key, record, core
         self._deadline, self._reply, self._finished = deadline, reply, finished
@@ -41,8 +41,7 @@ class PutOperation:
         """The store has applied the record, or refused it."""
         if problem is not None:
             error = problem if isinstance(problem, KVStoreError) else InternalError(f"apply failed: {problem!r}")
-            fail(self._reply, error)
-            self._finished(False)
+            self._fail(error)
             return
         self._replicate()
         if self._early and self._core.add_applied(primary=True):
@@ -101,13 +100,16 @@ class PutOperation:
 
     def _settle(self) -> None:
         core = self._core
-        met = core.outcome is Outcome.MET
-        if met:
+        if core.outcome is Outcome.MET:
             fields = [core.applied, core.w, self._slot.n, core.primaries, core.durable, self._siblings, self._superseded]
             self._reply(Status.OK, encode_body([*fields, self._context]))
-        else:
-            kind = Timeout if self._timed_out else WriteQuorumUnsatisfied
-            needed = max(core.w, core.dw, core.pw)
-            message = "the write was applied but not acknowledged by enough replicas"
-            fail(self._reply, kind(message, acked=core.applied, durable=core.durable, needed=needed))
-        self._finished(met)
+            self._finished(None)
+            return
+        kind = Timeout if self._timed_out else WriteQuorumUnsatisfied
+        needed = max(core.w, core.dw, core.pw)
+        message = "the write was applied but not acknowledged by enough replicas"
+        self._fail(kind(message, acked=core.applied, durable=core.durable, needed=needed))
+
+    def _fail(self, error: KVStoreError) -> None:
+        fail(self._reply, error)
+        self._finished(error)

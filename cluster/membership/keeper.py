@@ -7,6 +7,7 @@ away is finished.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 
 from cluster.actors import Actors
@@ -34,6 +35,7 @@ class Keeper:
     ) -> None:  # fmt: skip
         self._engine, self._store, self._actors, self._placement = engine, store, actors, placement
         self._node_id, self._on_adopted = node_id, on_adopted
+        self._one_at_a_time = asyncio.Lock()
 
     def load(self) -> Topology | None:
         """Return the topology this node stored, if any; it is not in use yet.
@@ -53,17 +55,20 @@ class Keeper:
         return await self.adopt(decode(document), document)
 
     async def adopt(self, topology: Topology, document: bytes | None = None) -> bool:
-        """Make a newer topology durable, then take it into use. Returns False if it is not newer."""
+        """Make a newer topology durable, then take it into use. Returns False if it is not newer.
+
+        One at a time: else an older one could overwrite on disk a newer one that was already called durable.
+        """
+        async with self._one_at_a_time:
+            return await self._adopt(topology, document)
+
+    async def _adopt(self, topology: Topology, document: bytes | None) -> bool:
         current = self._placement.topology
         if current is not None and current.cluster_id != topology.cluster_id:
             raise ClusterMismatch("the topology is another cluster's", ours=current.cluster_id.hex())
         if current is not None and topology.epoch <= current.epoch:
             return False
         await self._store.put_meta(META_TOPOLOGY, document if document is not None else encode(topology))
-        current = self._placement.topology
-        if current is not None and topology.epoch <= current.epoch:
-            await self._store.put_meta(META_TOPOLOGY, encode(current))  # a newer one overtook us while we synced
-            return False
         self._drop(current, topology)
         self.use(topology)
         return True

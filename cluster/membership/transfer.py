@@ -21,6 +21,8 @@ __all__ = ["JOIN_RECORDS_MAX", "send_all"]
 JOIN_RECORDS_MAX = 10_000
 """Above this many records on any member a join is refused: the cluster stands still while they are copied."""
 BATCH_RECORDS = 128
+BATCH_BYTES = 4 * 1024 * 1024
+"""Half of CONNECTION_BACKLOG_BYTES_MAX, above which a link refuses more."""
 
 
 async def send_all(engine: Engine, store: Store, placement: Placement, *, deadline: float) -> int:
@@ -31,7 +33,7 @@ async def send_all(engine: Engine, store: Store, placement: Placement, *, deadli
     if placement.topology is None or placement.topology.transfer is None:
         raise InvalidArgument("no node is joining")
     store.commit_staged()
-    sent = 0
+    sent = calls_bytes = 0
     calls = []
     for key, record in engine.scan(Family.DATA, b"", b"\xff" * 16):
         if not check_record(key, record):  # type: ignore[arg-type]
@@ -39,8 +41,9 @@ async def send_all(engine: Engine, store: Store, placement: Placement, *, deadli
         slot = placement.slot(key)
         calls += [link.call(Verb.REPLICATE, slot.version, deadline, key, record) for link in slot.peers]
         sent += 1
-        if len(calls) >= BATCH_RECORDS:
+        calls_bytes += len(record)
+        if len(calls) >= BATCH_RECORDS or calls_bytes >= BATCH_BYTES:
             await asyncio.gather(*calls)
-            calls = []
+            calls, calls_bytes = [], 0
     await asyncio.gather(*calls)
     return sent

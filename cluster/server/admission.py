@@ -41,17 +41,18 @@ class Admission:
     def admit(self, session: Session, hello: Hello) -> None:
         """Welcome or refuse a session."""
         try:
-            check = self.check(hello)
+            self.check(hello)
         except (KVStoreError, StorageError) as error:
             session.refuse(error)
             return
-        if check is BootCheck.NEW:
-            self._store.when_durable(lambda: session.welcome(self.hello()))
-        else:
+        if not hello.node_id:
             session.welcome(self.hello())
+            return
+        # Also if its start is known already: our own link may have learned of it a moment ago, and that is not synced.
+        self._store.when_durable(lambda: session.welcome(self.hello()))
 
     def check(self, hello: Hello) -> BootCheck:
-        """Raise the reason why the peer may not be talked to; NEW means that its start was noted and must be synced."""
+        """Raise the reason why the peer may not be talked to; NEW means that its start was noted, but not synced."""
         topology = self._placement.topology
         if topology is not None and hello.cluster_id and hello.cluster_id != topology.cluster_id:
             name = topology.cluster_name

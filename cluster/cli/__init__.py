@@ -1,0 +1,1 @@
+"""The commands people type: `kvnode` runs a node, `kvctl` does everything else."""
