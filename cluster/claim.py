@@ -245,7 +245,7 @@ class Claim:
 
         Costs of edges add up if their partitions differ. If one partition is passed twice, both passes may count on
         mending the same crowded zone: then one of the two shorter cycles, which pass straight through it, improves.
-        Rare (not met in 40,000 random plans, because another partition usually costs the same), but nothing forbids it.
+        Rare (not met in 20,000 random plans, because another partition usually costs the same), but nothing forbids it.
         """
         stack = [edges]
         while stack:

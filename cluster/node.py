@@ -42,6 +42,8 @@ MEET_PEERS_S = 1.0
 """How long a start waits for the other members before it serves, so that it does not answer from an old topology."""
 CATCH_UP_AGAIN_S = 0.2
 DRAIN_S_MAX = 5.0
+LAST_REPLIES_S = 0.05
+"""Lets the last replies leave before the connections end; what a client does not get it must call indefinite."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +69,7 @@ class Node:
         self._env, self._options = env, options
         self._loop = asyncio.get_running_loop()
         self.fatal: asyncio.Future[None] = self._loop.create_future()
-        self.fatal.add_done_callback(lambda future: future.exception())
+        self.fatal.add_done_callback(lambda future: future.cancelled() or future.exception())
         self.counters = Counters()
         self.tasks = Tasks()
         self.store = Store(env.engine, self._die)
@@ -259,6 +261,7 @@ class Node:
             give_up_at = self._loop.time() + DRAIN_S_MAX
             while self.coordinator.in_flight and self._loop.time() < give_up_at:
                 await asyncio.sleep(0.01)
+            await asyncio.sleep(LAST_REPLIES_S)
             await self._disconnect()
         if not self.fatal.done():
             await self.store.durable()

@@ -18,13 +18,13 @@ __all__ = ["Peers", "Placement", "Slot"]
 
 class Slot(NamedTuple):
     """One partition as this node sees it. `peers` are the links to the other owners in preference order;
-    `readers` are the same in node id order, which is one order for all partitions: see Coordinator._candidates."""
+    `readers` are orders in which a read may ask, None for this node: see Coordinator.next_frame."""
 
     partition: PartitionId
     version: int
     is_owner: bool
     peers: tuple[Link, ...]
-    readers: tuple[Link, ...]
+    readers: tuple[tuple[Link | None, ...], ...]
     n: int
     n_effective: int
 
@@ -107,9 +107,14 @@ class Placement:
         owners = topology.owners_of(partition)
         return Slot(
             partition, topology.placement_versions[partition], self._node_id in owners, self._links_to(owners),
-            self._links_to(sorted(owners)), topology.n, min(topology.n, len(owners)),
+            _rotations(self._links_to(sorted(owners))), topology.n, min(topology.n, len(owners)),
         )  # fmt: skip
 
     def _links_to(self, owners: Sequence[NodeId]) -> tuple[Link, ...]:
         links = [self._peers.link(owner) for owner in owners if owner != self._node_id]
         return tuple(link for link in links if link is not None)
+
+
+def _rotations(links: tuple[Link, ...]) -> tuple[tuple[Link | None, ...], ...]:
+    """Return the local replica followed by `links`, once beginning with each of them."""
+    return tuple((None, *links[i:], *links[:i]) for i in range(max(1, len(links))))

@@ -9,14 +9,13 @@ At REPAIRS_IN_FLIGHT_MAX further repairs are shed and counted: the next read of 
 from __future__ import annotations
 
 import asyncio
-from functools import partial
 
 from cluster.coordinator.get import Candidate, GetOperation
 from cluster.coordinator.read_core import ReadCore
 from cluster.counters import Counters
 from cluster.placement import Placement, Slot
 from cluster.replica import Replica
-from kvstore.errors import Corruption, UnavailableError
+from kvstore.errors import Corruption, KVStoreError, UnavailableError
 from kvstore.ids import StorageKey
 from kvstore.messages import Verb
 
@@ -67,21 +66,23 @@ class ReadRepair:
 
     def _heal(self, slot: Slot, key: StorageKey) -> None:
         assert self._replica is not None
-        everyone: list[Candidate] = list(slot.peers)
-        GetOperation(
-            replica=self._replica, slot=slot, key=key, r=len(everyone), pr=0, candidates=everyone, deadline=self._deadline(),
-            started=self._loop.time(), reply=_unheard, answer=partial(self._healed, slot, key), repair=_no_repair,
-            finished=lambda operation, problem: self._healing.discard(key),
-        ).start()  # fmt: skip
+        now, everyone = self._loop.time(), slot.peers
+        GetOperation(self, self._replica, slot, key, len(everyone), 0, everyone, self._deadline(), now, slot).start()
 
-    def _healed(self, slot: Slot, key: StorageKey, record: bytes, core: ReadCore[Candidate]) -> None:
-        replica = self._replica
-        assert replica is not None
+    def answered(self, operation: GetOperation, record: bytes, core: ReadCore[Candidate]) -> None:
+        """Every other owner was read: replace the unreadable record by their join (part of being a Reader)."""
+        replica, slot = self._replica, operation.token
+        assert replica is not None and isinstance(slot, Slot)
+        self._healing.discard(operation.key)
         if not record:
             return  # nobody else holds it: keep the evidence, and keep saying that it is unreadable
-        replica.stage_healed(slot.partition, key, record, _applied)
+        replica.stage_healed(slot.partition, operation.key, record, _applied)
         replica.store.commit_staged()
         self._counters.healed += 1
+
+    def failed(self, operation: GetOperation, error: KVStoreError) -> None:
+        """Not every owner could be read: the next access of the key tries again (part of being a Reader)."""
+        self._healing.discard(operation.key)
 
     def _repair_local(self, slot: Slot, key: StorageKey, record: bytes) -> None:
         replica = self._replica
@@ -103,11 +104,3 @@ class ReadRepair:
 
 def _applied(problem: Exception | None) -> None:
     """A repair that the store refused (disk full, overload) is found again by the next read."""
-
-
-def _unheard(status: int, body: bytes) -> None:
-    """A heal has no client."""
-
-
-def _no_repair(slot: Slot, key: StorageKey, candidate: Candidate, record: bytes) -> None:
-    """A heal repairs only the local record."""

@@ -88,6 +88,10 @@ class Store:
             self._committing = self._loop.create_task(self._commit())
             self._committing.add_done_callback(self._commit_ended)
 
+    def is_durable(self, key: bytes) -> bool:
+        """Whether the version of `key` that a read shows now is on disk."""
+        return key not in self._dirty and key not in self._syncing
+
     def when_key_durable(self, key: bytes, call: Callable[[], None]) -> None:
         """Run `call` once the version of `key` that a read shows now is on disk: mostly at once."""
         if key in self._dirty:

@@ -32,6 +32,8 @@ __all__ = [
 ]  # fmt: skip
 
 MESSAGE_LENGTH_MAX = 1_000
+ERROR_SIZE_BYTES_MAX = 16_384
+"""Bounds what a hostile error reply can make a decoder allocate."""
 
 
 class KVStoreError(Exception):
@@ -317,6 +319,8 @@ def error_to_wire(error: KVStoreError) -> bytes:
 def error_from_wire(body: bytes) -> KVStoreError:
     """Decode a reply body made by `error_to_wire`; anything unreadable becomes an `InternalError` that says so."""
     try:
+        if len(body) > ERROR_SIZE_BYTES_MAX:
+            raise ValueError(f"{len(body)} bytes")
         code, message, details = msgpack.unpackb(body, max_array_len=64, max_map_len=32, max_ext_len=0)
         if not (isinstance(code, str) and isinstance(message, str) and isinstance(details, dict)):
             raise ValueError("wrong field types")

@@ -33,7 +33,8 @@ INFLIGHT_PER_NODE_MAX = 4_096
 KEY_SIZE_BYTES_MAX = 1_024
 VALUE_SIZE_BYTES_MAX = 1024 * 1024
 VALUE_DEPTH_MAX = 16
-CONTEXT_SIZE_BYTES_MAX = 16 * 1024
+CONTEXT_SIZE_BYTES_MAX = 128 * 1024
+"""The largest vector a record may hold (VECTOR_ENTRIES_MAX of 28 bytes) fits: what a read gives, a put takes."""
 SIBLINGS_COUNT_MAX = 64
 VECTOR_ENTRIES_MAX = 4_096
 """Actors in one stored version vector; only amnesia events add any, so this is far above what can be met."""

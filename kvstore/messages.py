@@ -15,7 +15,8 @@ from typing import Any, NamedTuple
 import msgpack
 
 from kvstore.errors import DecodeError
-from kvstore.limits import CONTEXT_SIZE_BYTES_MAX, FRAME_SIZE_BYTES_MAX
+from kvstore.flat import unpack_flat
+from kvstore.limits import CONTEXT_SIZE_BYTES_MAX
 
 __all__ = [
     "CONSISTENCY_ALL", "CONSISTENCY_QUORUM", "PROTOCOL_VERSION", "DeleteRequest", "GetReply", "GetRequest", "PutReply",
@@ -126,7 +127,7 @@ class GetReply(NamedTuple):
     siblings: list[WireSibling]
 
 
-_COUNT = (int, type(None))
+_ONE_CALL_SIZE_BYTES_MAX = 8 * 1024
 _packer = msgpack.Packer(autoreset=True)
 
 
@@ -136,18 +137,17 @@ def encode_body(fields: Any) -> bytes:
     return packed
 
 
-def decode_body(body: bytes, *, fields_max: int = 4_096, maps_max: int = 0) -> list[Any]:
-    """Decode a flat msgpack array; anything else is a `DecodeError`. Nested containers need `maps_max` > 0."""
+def decode_body(body: bytes, *, fields_max: int = 4_096) -> list[Any]:
+    """Decode a flat msgpack array; anything else is a `DecodeError`. The caller checks the fields' types."""
     try:
-        fields = msgpack.unpackb(
-            body, max_array_len=fields_max, max_map_len=maps_max, max_ext_len=0, max_bin_len=FRAME_SIZE_BYTES_MAX,
-            max_str_len=65_536, strict_map_key=True,
-        )  # fmt: skip
-    except (ValueError, TypeError, RecursionError, msgpack.UnpackException) as problem:
+        if body[:1] < b"\xa0" and len(body) <= _ONE_CALL_SIZE_BYTES_MAX:
+            # A short header in a small body: nothing it could nest is worth the slower, flat decoding.
+            fields = msgpack.unpackb(body, max_array_len=15, max_map_len=0, max_ext_len=0)
+            if type(fields) is list and len(fields) <= fields_max:
+                return fields
+        return unpack_flat(body, fields_max=fields_max, text_length_max=65_536)
+    except (ValueError, TypeError, msgpack.UnpackException) as problem:
         raise DecodeError(f"unreadable body: {problem}") from None
-    if type(fields) is not list:
-        raise DecodeError("a body must be an array")
-    return fields
 
 
 def _check_counts(*counts: Any) -> None:
@@ -221,11 +221,8 @@ def encode_get_reply(context: bytes, replied: int, n: int, primaries_replied: in
 
 def decode_get_reply(body: bytes) -> GetReply:
     """Decode the body of an OK reply to GET (may be up to REASSEMBLY_BYTES_MAX long)."""
-    try:
-        fields = msgpack.unpackb(body, max_array_len=65_536, max_map_len=0, max_ext_len=0)
-    except (ValueError, TypeError, msgpack.UnpackException) as problem:
-        raise DecodeError(f"unreadable get reply: {problem}") from None
-    if type(fields) is not list or len(fields) < 4 or (len(fields) - 4) % 5 or type(fields[0]) is not bytes:
+    fields = decode_body(body, fields_max=65_536)
+    if len(fields) < 4 or (len(fields) - 4) % 5 or type(fields[0]) is not bytes:
         raise DecodeError("a get reply has 4 fields and 5 for each sibling")
     rest = iter(fields[4:])
     siblings = [WireSibling(*five) for five in zip(rest, rest, rest, rest, rest, strict=True)]

@@ -45,6 +45,7 @@ from kvstore.errors import (
 from kvstore.ids import HlcTimestamp, ObjectType, OperationId, StorageKey
 from kvstore.limits import INFLIGHT_PER_NODE_MAX, SIBLINGS_COUNT_MAX, VALUE_SIZE_BYTES_MAX
 from kvstore.messages import (
+    GetRequest,
     PutRequest,
     Verb,
     decode_delete,
@@ -82,6 +83,7 @@ class Coordinator:
         self._counts: dict[tuple[str, int, int | None, int | None, int | None], tuple[int, int, int]] = {}
         """Resolved w, dw, pw: buckets never change and N is the cluster's, so what was computed once stays true. Bounded by
         buckets x N x the few counts that resolve at all."""
+        self._read_counts: dict[tuple[str, int, GetRequest], tuple[int, int]] = {}
         self.in_flight = 0
         self.put_latencies, self.get_latencies = Latencies(), Latencies()
 
@@ -271,19 +273,18 @@ class Coordinator:
 
     def _get(self, slot: Slot, key: StorageKey, bucket: BucketProperties, body: bytes, deadline: float, reply: Reply) -> None:
         request = decode_get(body)
-        n, n_effective = slot.n, slot.n_effective
-        r = resolve_count(request.r, bucket.r, n=n, n_effective=n_effective, name="r")
-        pr = resolve_primary_count(request.pr, bucket.pr, n=n, n_effective=n_effective, name="pr")
-        needed, alive = max(r, pr, 1), slot.reachable()
-        if alive < needed:
-            raise Unavailable("too few owners of the key can be reached", needed=needed, alive=alive)
+        counts = self._read_counts.get((bucket.name, slot.n_effective, request))
+        if counts is None:
+            counts = self._resolve_read(slot, bucket, request)
+        r, pr = counts
+        needed = r if r > pr else pr
+        if slot.reachable() < needed:
+            raise Unavailable("too few owners of the key can be reached", needed=needed, alive=slot.reachable())
         self._counters.gets += 1
         self.in_flight += 1
-        operation = GetOperation(
-            replica=self._replica, slot=slot, key=key, r=max(r, 1), pr=pr, candidates=self._candidates(slot),
-            deadline=deadline, started=self._loop.time(), reply=reply, repair=self._repair,
-            answer=partial(self._answer, slot, key, reply), finished=self._get_finished,
-        )  # fmt: skip
+        readers = slot.readers
+        candidates = readers[self._turn % len(readers)]
+        operation = GetOperation(self, self._replica, slot, key, r, pr, candidates, deadline, self._loop.time(), reply)
         operation.start()
         if operation.is_open:
             self._reads[operation] = None
@@ -291,23 +292,29 @@ class Coordinator:
                 self._watching_reads = True
                 self._loop.call_later(SLOW_READ_S / 2, self._watch_reads)
 
-    def _candidates(self, slot: Slot) -> list[Candidate]:
-        """Local first, then the other owners that can be reached.
-
-        Which of them comes first changes with every frame, not with every operation: the reads of one frame then go to one
-        peer as one frame, which is what a message costs.
-        """
-        peers = [link for link in slot.readers if link.is_up]
-        first = self._turn % len(peers) if peers else 0
-        return [None, *peers[first:], *peers[:first]]
+    def _resolve_read(self, slot: Slot, bucket: BucketProperties, request: GetRequest) -> tuple[int, int]:
+        n, n_effective = slot.n, slot.n_effective
+        r = max(1, resolve_count(request.r, bucket.r, n=n, n_effective=n_effective, name="r"))
+        pr = resolve_primary_count(request.pr, bucket.pr, n=n, n_effective=n_effective, name="pr")
+        self._read_counts[bucket.name, n_effective, request] = (r, pr)
+        return r, pr
 
     def next_frame(self) -> None:
-        """Begin the operations of another frame."""
+        """Begin the operations of another frame: which peer is asked first changes with every frame, not every operation.
+
+        The reads of one frame then go to one peer as one frame, which is what a message costs.
+        """
         self._turn += 1
 
-    def _answer(self, slot: Slot, key: StorageKey, reply: Reply, record: bytes, core: ReadCore[Candidate]) -> None:
+    def answered(self, operation: GetOperation, record: bytes, core: ReadCore[Candidate]) -> None:
+        """Reply to a get (part of being a Reader)."""
+        self.in_flight -= 1
+        self._reads.pop(operation, None)
+        self.get_latencies.recent.append(self._loop.time() - operation.started)
+        reply: Reply = operation.token  # type: ignore[assignment]  # what `_get` put there
+        n = operation.slot.n
         if not record:
-            reply(0, encode_get_reply(UNUSABLE, len(core.results), slot.n, core.primaries, []))
+            reply(0, encode_get_reply(UNUSABLE, len(core.results), n, core.primaries, []))
             return
         view = view_record(record)
         now = self._wall_ms() << LOGICAL_BITS
@@ -316,20 +323,24 @@ class Coordinator:
         for index, counter, hlc, expires, _, value in zip(rest, rest, rest, rest, rest, rest, strict=True):
             if value is not None and not (expires and expires <= now):
                 flat += (view.actor_of(index), counter, hlc, expires >> LOGICAL_BITS, value)
-        context = encode_context(key[:8], view.hlc_max, view.encoded_vector)
-        reply(0, encode_get_reply(context, len(core.results), slot.n, core.primaries, flat))
+        context = encode_context(operation.key[:8], view.hlc_max, view.encoded_vector)
+        reply(0, encode_get_reply(context, len(core.results), n, core.primaries, flat))
 
-    def _get_finished(self, operation: GetOperation, problem: KVStoreError | None) -> None:
+    def failed(self, operation: GetOperation, error: KVStoreError) -> None:
+        """Reply to a get that cannot be answered (part of being a Reader)."""
         self.in_flight -= 1
-        if problem is not None:
-            self._counters.count_error(problem.code)
         self._reads.pop(operation, None)
-        self.get_latencies.recent.append(self._loop.time() - operation.started)
+        self._counters.count_error(error.code)
+        fail(operation.token, error)  # type: ignore[arg-type]  # what `_get` put there
+
+    def repair(self, slot: Slot, key: StorageKey, candidate: Candidate, record: bytes) -> None:
+        """Bring a replica that a get saw behind up to date (part of being a Reader)."""
+        self._repair(slot, key, candidate, record)
 
     def _watch_reads(self) -> None:
         late = self._loop.time() - SLOW_READ_S
         for operation in [o for o in self._reads if o.started <= late]:
-            del self._reads[operation]  # asked once more only; its deadline does the rest
+            self._reads.pop(operation, None)  # asked once more only; its deadline does the rest
             operation.ask_one_more()
         self._watching_reads = bool(self._reads)
         if self._watching_reads:

@@ -8,13 +8,13 @@ The local replica is one of the candidates, asked first. No task: the store and 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from functools import partial
+from typing import Protocol
 
 from cluster.coordinator.read_core import ReadCore
 from cluster.placement import Slot
 from cluster.replica import Replica, merge_for
-from cluster.requests import Reply, fail
 from kvstore.errors import (
     Corruption,
     KVStoreError,
@@ -27,129 +27,144 @@ from kvstore.errors import (
 )
 from kvstore.ids import StorageKey
 from kvstore.messages import Status, Verb
-from kvstore.storage.record import check_record, decode_record, encode_record
+from kvstore.storage.record import check_record
 from kvstore.transport.link import Link
 
-__all__ = ["Candidate", "GetOperation"]
+__all__ = ["Candidate", "GetOperation", "Reader"]
 
 Candidate = Link | None
 """Whom a read may ask: a link to another owner, or None for the local replica."""
+_FETCH = int(Verb.FETCH)
+_OK = int(Status.OK)
+
+
+class Reader(Protocol):
+    """Who started a get, and is told how it ends: `answered` or `failed` once, then any number of `repair`."""
+
+    def answered(self, operation: GetOperation, record: bytes, core: ReadCore[Candidate]) -> None:
+        """Enough replicas agree on, or were joined to, `record` (empty: not found)."""
+
+    def failed(self, operation: GetOperation, error: KVStoreError) -> None:
+        """Too few replicas could answer."""
+
+    def repair(self, slot: Slot, key: StorageKey, candidate: Candidate, record: bytes) -> None:
+        """A replica that was asked holds less than `record`."""
 
 
 class GetOperation:
-    """`answer(record, core)` builds and sends the reply; `repair(candidate, record)` brings one replica up to date."""
+    """`candidates` are asked in their order; those whose link is down are passed over."""
 
-    __slots__ = ("_answer", "_answered", "_asked", "_candidates", "_core", "_deadline", "_finished", "_key", "_problem",
-                 "_repair", "_replica", "_reply", "_slot", "started")  # fmt: skip
+    __slots__ = ("_asked", "_candidates", "_core", "_deadline", "_next", "_problem", "_reader", "_record", "_replica", "key",
+                 "slot", "started", "token")  # fmt: skip
 
     def __init__(
-        self, *, replica: Replica, slot: Slot, key: StorageKey, r: int, pr: int, candidates: list[Candidate],
-        deadline: float, started: float, reply: Reply, answer: Callable[[bytes, ReadCore[Candidate]], None],
-        repair: Callable[[Slot, StorageKey, Candidate, bytes], None], finished: Callable[[GetOperation, KVStoreError | None], None],
+        self, reader: Reader, replica: Replica, slot: Slot, key: StorageKey, r: int, pr: int, candidates: Sequence[Candidate],
+        deadline: float, started: float, token: object,
     ) -> None:  # fmt: skip
-        self._replica, self._slot, self._key = replica, slot, key
-        self._candidates, self._deadline, self.started = candidates, deadline, started
-        self._reply, self._answer, self._repair, self._finished = reply, answer, repair, finished
-        self._core: ReadCore[Candidate] = ReadCore(
-            r=r, pr=pr, decode=partial(decode_record, key), merge=merge_for(key), encode=partial(encode_record, key)
-        )
-        self._asked = 0
-        self._answered: bytes | None = None
+        self._reader, self._replica, self.slot, self.key = reader, replica, slot, key
+        self._candidates, self._deadline, self.started, self.token = candidates, deadline, started, token
+        self._core: ReadCore[Candidate] = ReadCore(r, pr)
+        self._asked = self._next = 0
+        self._record: bytes | None = None
         self._problem: KVStoreError | None = None
 
     def start(self) -> None:
         """Ask as many replicas as have to answer."""
-        for _ in range(max(self._core.r, self._core.pr)):
+        core = self._core
+        for _ in range(core.r if core.r > core.pr else core.pr):
             self._ask_next()
-        self._judge()
+        if self._record is None:
+            self._judge()
 
     def ask_one_more(self) -> None:
         """Somebody is slow: ask another owner too, if there is one."""
-        self._ask_next()
-        self._judge()
+        if self._record is None:
+            self._ask_next()
+            self._judge()
 
     @property
     def is_open(self) -> bool:
         """Whether the answer is still due."""
-        return self._answered is None
+        return self._record is None
 
     def _ask_next(self) -> None:
-        while self._candidates:
-            candidate = self._candidates.pop(0)
+        candidates = self._candidates
+        while self._next < len(candidates):
+            candidate = candidates[self._next]
+            self._next += 1
             self._asked += 1
             if candidate is None:
-                self._ask_local()
-                return
+                if self._ask_local():
+                    return
+                continue
             try:
-                candidate.ask(Verb.FETCH, self._slot.version, self._deadline, self._key, b"", partial(self._on_reply, candidate))
+                on_reply = partial(self._on_reply, candidate)
+                candidate.ask(_FETCH, self.slot.version, self._deadline, self.key, b"", on_reply)
                 return
             except UnavailableError as error:
                 self._problem = error
-                self._core.add_failure()
+                self._core.failed += 1
 
-    def _ask_local(self) -> None:
+    def _ask_local(self) -> bool:
         try:
-            record = self._replica.read(self._key)
+            record = self._replica.read(self.key)
         except StorageError as error:
             self._problem = error
-            self._core.add_failure()
-            self._ask_next()
-            return
-        self._replica.store.when_key_durable(self._key, partial(self._result, None, record))
+            self._core.failed += 1
+            return False
+        store = self._replica.store
+        if store.is_durable(self.key):
+            self._result(None, record)
+        else:
+            store.when_key_durable(self.key, partial(self._result, None, record))
+        return True
 
     def _on_reply(self, link: Link, status: int, body: bytes) -> None:
-        if status != Status.OK:
+        if status != _OK:
             self._failed(error_from_wire(body))
-        elif body and not self._seen(body) and not check_record(self._key, body):
+        elif body and not self._core.has(body) and not check_record(self.key, body):
             self._failed(Corruption("a replica sent a record that fails its checksum", replica=link.address))
         else:
             self._result(link, body)
 
-    def _seen(self, record: bytes) -> bool:
-        results = self._core.results
-        return bool(results) and results[0][1] == record
-
     def _failed(self, error: KVStoreError) -> None:
         self._problem = error
-        self._core.add_failure()
-        if self.is_open:
+        self._core.failed += 1
+        if self._record is None:
             self._ask_next()
             self._judge()
 
     def _result(self, candidate: Candidate, record: bytes) -> None:
-        self._core.add_result(candidate, record)
-        if self.is_open:
-            self._judge()
-        elif self._answered != record and self._answered:
-            self._repair(self._slot, self._key, candidate, self._answered)
+        core = self._core
+        core.add_result(candidate, record)
+        if self._record is None:
+            if core.enough:
+                self._conclude()
+        elif self._record and self._record != record:
+            self._reader.repair(self.slot, self.key, candidate, self._record)
 
     def _judge(self) -> None:
-        if not self.is_open:
-            return
-        if self._core.enough:
-            self._conclude()
-        elif not self._candidates and len(self._core.results) + self._core.failed >= self._asked:
+        """Give up if nobody who could answer is left."""
+        core = self._core
+        if self._record is None and self._next >= len(self._candidates) and len(core.results) + core.failed >= self._asked:
             self._give_up()
 
     def _conclude(self) -> None:
+        core = self._core
         try:
-            record = self._core.agreed()
-            if record is None:
-                _, record = self._core.merged()
+            record = core.merged(self.key, merge_for(self.key))
         except Corruption as error:
             self._fail(error)
             return
-        self._answered = record
-        self._answer(record, self._core)
-        self._finished(self, None)
+        self._record = record
+        self._reader.answered(self, record, core)
         if record:
-            for candidate in self._core.stale(record):
-                self._repair(self._slot, self._key, candidate, record)
+            for candidate in core.stale(record):
+                self._reader.repair(self.slot, self.key, candidate, record)
 
     def _fail(self, error: KVStoreError) -> None:
-        self._answered = b""
-        fail(self._reply, error)
-        self._finished(self, error)
+        self._record = b""
+        self._reader.failed(self, error)
 
     def _give_up(self) -> None:
         kind = ReadTimeout if isinstance(self._problem, Timeout) else ReadQuorumUnsatisfied

@@ -14,7 +14,14 @@ from cluster.coordinator.write_core import Outcome, WriteCore
 from cluster.placement import Slot
 from cluster.requests import Reply, fail
 from cluster.store import Store
-from kvstore.errors import InternalError, KVStoreError, Timeout, UnavailableError, WriteQuorumUnsatisfied, error_from_wire
+from kvstore.errors import (
+    InternalError,
+    KVStoreError,
+    Timeout,
+    UnavailableError,
+    WriteQuorumUnsatisfied,
+    error_from_wire,
+)
 from kvstore.ids import StorageKey
 from kvstore.messages import Status, Verb, encode_body
 

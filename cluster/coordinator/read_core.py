@@ -5,7 +5,7 @@ everything seen so far; `stale` says which of the replicas that answered do not 
 
 Invariants
   1. `enough` never goes from True back to False; later replies only add repairs.
-  2. Equal bytes are equal states (records are canonical), so agreement costs one decode, whatever r is.
+  2. Equal bytes are equal states (records are canonical), so agreement decodes nothing, whatever r is.
   3. A failure is never counted as "not found".
 Source: DeCandia et al., "Dynamo", SOSP 2007, section 4.5; riak_kv_get_core (facts).
 """
@@ -15,66 +15,61 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
-from kvstore.causality.dvvset import EMPTY, DVVSet
+from kvstore.causality.dvvset import DVVSet
+from kvstore.ids import StorageKey
+from kvstore.storage.record import decode_record, encode_record
 
 __all__ = ["ReadCore"]
 
 Replica = TypeVar("Replica")
+Merge = Callable[[DVVSet, DVVSet], DVVSet]
 
 
 class ReadCore(Generic[Replica]):
-    """Counts and records of one get. `decode` verifies and decodes, `merge` joins, `encode` makes canonical bytes."""
+    """Counts and records of one get."""
 
-    __slots__ = ("_decode", "_encode", "_merge", "_record", "failed", "pr", "primaries", "r", "results", "state")
+    __slots__ = ("_agreed", "_differ", "enough", "failed", "pr", "primaries", "r", "results")
 
-    def __init__(
-        self, *, r: int, pr: int, decode: Callable[[bytes], DVVSet], merge: Callable[[DVVSet, DVVSet], DVVSet],
-        encode: Callable[[DVVSet], bytes],
-    ) -> None:  # fmt: skip
+    def __init__(self, r: int, pr: int) -> None:
         self.r, self.pr = r, pr
-        self._decode, self._merge, self._encode = decode, merge, encode
         self.results: list[tuple[Replica, bytes]] = []
         self.primaries = self.failed = 0
-        self.state: DVVSet | None = None
-        self._record = b""
-
-    @property
-    def enough(self) -> bool:
+        self.enough = r <= 0 and pr <= 0
         """Whether r replicas, pr of them primaries, have answered."""
-        return len(self.results) >= self.r and self.primaries >= self.pr
+        self._agreed = b""
+        self._differ = False
 
-    def add_result(self, replica: Replica, record: bytes, *, primary: bool = True) -> None:
+    def add_result(self, replica: Replica, record: bytes, primary: bool = True) -> None:
         """Count an answer; `record` empty means the replica is sure that it holds nothing."""
         self.results.append((replica, record))
-        self.primaries += primary
+        if primary:
+            self.primaries += 1
+        if record != self._agreed:
+            if not self._agreed:
+                self._agreed = record
+            elif record:
+                self._differ = True
+        if len(self.results) >= self.r and self.primaries >= self.pr:
+            self.enough = True
 
     def add_failure(self) -> None:
         """Count a replica that could not answer."""
         self.failed += 1
 
-    def agreed(self) -> bytes | None:
-        """Return the record that every answer which holds one holds (empty if none does), or None if they differ."""
-        agreed = b""
-        for _, record in self.results:
-            if record and record != agreed:
-                if agreed:
-                    return None
-                agreed = record
-        return agreed
+    def has(self, record: bytes) -> bool:
+        """Whether a replica has answered with exactly this record before."""
+        return record == self._agreed or any(record == held for _, held in self.results)
 
-    def merged(self) -> tuple[DVVSet, bytes]:
-        """Return the join of all answers and its record (empty if there is none). Raises what `decode` raises."""
-        distinct = [record for _, record in self.results if record]
-        if not distinct:
-            return EMPTY, b""
-        first = distinct[0]
-        others = [record for record in distinct[1:] if record != first]
-        state = self._decode(first)
-        if not others:
-            return state, first
-        for record in others:
-            state = self._merge(state, self._decode(record))
-        return state, self._encode(state)
+    def merged(self, key: StorageKey, merge: Merge) -> bytes:
+        """Return the record of the join of all answers, empty if none holds anything. Raises Corruption."""
+        if not self._differ:
+            return self._agreed
+        state: DVVSet | None = None
+        for record in dict.fromkeys(held for _, held in self.results if held):
+            theirs = decode_record(key, record)
+            state = theirs if state is None else merge(state, theirs)
+        assert state is not None, "answers that differ are not empty"
+        return encode_record(key, state)
 
     def stale(self, record: bytes) -> list[Replica]:
         """Return the replicas that answered with anything but `record`, in the order in which they answered."""

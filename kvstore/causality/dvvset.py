@@ -92,7 +92,11 @@ def update_lww(state: DVVSet, new: Sibling, value_hash: bytes) -> tuple[DVVSet, 
     """Return the state after a last-writer-wins put, and whether `new` lost against what was there."""
     vector = dict(state.vector)
     vector[new.actor] = new.counter
-    winner = _lww_winner([*state.siblings, new])
+    siblings = state.siblings
+    if not siblings or (len(siblings) == 1 and siblings[0].hlc < new.hlc):
+        winner = new
+    else:
+        winner = _lww_winner([*siblings, new])
     return DVVSet(vector, (winner,), _remember(state.operations, new, value_hash)), winner is not new
 
 
@@ -144,6 +148,8 @@ def _remember(operations: tuple[Operation, ...], new: Sibling, value_hash: bytes
     operation = Operation(new.operation_id, value_hash, new.actor, new.counter)
     if not operations:
         return (operation,)
+    if operations[-1].operation_id < new.operation_id:  # ids begin with time: nearly always
+        return (*operations[1 - OPERATIONS_KEPT_MAX :], operation)
     return _merge_operations(operations, (operation,))
 
 

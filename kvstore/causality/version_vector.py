@@ -78,6 +78,10 @@ def decode_vector(encoded: bytes) -> VersionVector:
     """Decode canonical bytes; `DecodeError` if they are not exactly what `encode_vector` makes."""
     if len(encoded) % _ENTRY.size or len(encoded) > VECTOR_ENTRIES_MAX * _ENTRY.size:
         raise DecodeError("a version vector has 28 bytes an entry", size_bytes=len(encoded))
+    if len(encoded) == _ENTRY.size:  # nearly every record
+        actor, counter = _ENTRY.unpack(encoded)
+        if 0 < counter <= COUNTER_MAX:
+            return {actor: counter}
     vector: VersionVector = {}
     last = b""
     for actor, counter in _ENTRY.iter_unpack(encoded):

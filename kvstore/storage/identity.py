@@ -11,6 +11,8 @@ META keys of this module begin with 00 (this node) or 01 (peers); see docs/forma
 Invariants
   1. A boot number is durable before it is presented to anyone, and never presented with two nonces.
   2. The clean-stop mark is gone, durably, before the first write of a run.
+  3. "History may be missing" is reported at every open until the actor epochs of before were retired: what it was
+     concluded from (directory, kernel boot) is overwritten at the first open, and that process may die too early.
 """
 
 from __future__ import annotations
@@ -25,13 +27,15 @@ from kvstore.ids import NODE_ID_SIZE_BYTES, NodeId
 from kvstore.storage.engine import Engine, Family, OpenReport, Put
 
 __all__ = [
-    "META_BOOT_ID", "META_BOOT_NUMBER", "META_CLEAN_STOP", "META_DIRECTORY", "META_NODE_ID", "META_PEER_BOOT", "BootCheck",
-    "NodeIdentity", "PeerBoots", "closing_puts", "open_identity", "opening_puts", "read_report",
+    "META_BOOT_ID", "META_BOOT_NUMBER", "META_CLEAN_STOP", "META_DIRECTORY", "META_EPOCHS_RETIRE", "META_NODE_ID",
+    "META_PEER_BOOT", "BootCheck", "NodeIdentity", "PeerBoots", "closing_puts", "open_identity", "opening_puts", "read_report",
 ]  # fmt: skip
 
 META_CLEAN_STOP = b"\x00clean_stop"
 META_BOOT_ID = b"\x00boot_id"
 META_DIRECTORY = b"\x00directory"
+META_EPOCHS_RETIRE = b"\x00epochs_retire"
+"""Set while history may be missing; deleted after (in the log, too) every actor epoch of before."""
 META_NODE_ID = b"\x00node_id"
 META_BOOT_NUMBER = b"\x00boot_number"
 META_PEER_BOOT = b"\x01boot/"
@@ -63,17 +67,19 @@ class BootCheck(Enum):
 def read_report(get_meta: GetMeta, *, boot_id: str, directory: bytes) -> OpenReport:
     """Judge a store just opened. `boot_id` is empty if unknown; `directory` identifies the files themselves."""
     is_new = get_meta(META_DIRECTORY) is None
+    epochs_retire = get_meta(META_EPOCHS_RETIRE) is not None
     return OpenReport(
         is_new=is_new,
-        clean=is_new or get_meta(META_CLEAN_STOP) is not None,
-        same_boot=boot_id != "" and get_meta(META_BOOT_ID) == boot_id.encode(),
+        clean=is_new or (get_meta(META_CLEAN_STOP) is not None and not epochs_retire),
+        same_boot=not epochs_retire and boot_id != "" and get_meta(META_BOOT_ID) == boot_id.encode(),
         is_copy=not is_new and get_meta(META_DIRECTORY) != directory,
     )
 
 
-def opening_puts(*, boot_id: str, directory: bytes) -> list[Put]:
-    """Return what an engine writes and syncs right after `read_report`: a copy is so reported only once."""
+def opening_puts(report: OpenReport, *, boot_id: str, directory: bytes) -> list[Put]:
+    """Return what an engine writes and syncs right after `read_report`: a copy is so reported until its epochs retired."""
     return [
+        *([(Family.META, META_EPOCHS_RETIRE, b"1")] if report.history_may_be_missing else []),
         (Family.META, META_CLEAN_STOP, None),
         (Family.META, META_BOOT_ID, boot_id.encode()),
         (Family.META, META_DIRECTORY, directory),

@@ -133,7 +133,7 @@ class MemoryEngine:
         directory = b"inode:%d" % disk._inode
         engine._report = read_report(engine._visible[Family.META].get, boot_id=boot_id, directory=directory)
         disk._engine = engine
-        engine.apply(opening_puts(boot_id=boot_id, directory=directory))
+        engine.apply(opening_puts(engine._report, boot_id=boot_id, directory=directory))
         disk._make_durable(disk._synced_count + len(disk._log))
         return engine
 

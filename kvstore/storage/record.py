@@ -101,8 +101,12 @@ def view_record(record: bytes) -> RecordView:
     try:
         fields = _fields(record)
         vector, rest = fields[1], fields[_FIELDS_BEFORE:]
-        if fields[0] != RECORD_FORMAT or type(vector) is not bytes or len(rest) % _FIELDS_EACH:
+        if fields[0] != RECORD_FORMAT or type(vector) is not bytes:
             raise ValueError(f"a record of format {fields[0]}")
+        if len(rest) == _FIELDS_EACH:
+            return RecordView(vector, rest[2], rest)
+        if len(rest) % _FIELDS_EACH:
+            raise ValueError("a sibling has 6 fields")
         return RecordView(vector, max(rest[2::_FIELDS_EACH], default=0), rest)
     except (ValueError, TypeError, IndexError, msgpack.UnpackException) as problem:
         raise Corruption(f"a record is malformed: {problem}", size_bytes=len(record)) from None
@@ -143,9 +147,11 @@ def _sibling(actors: list[Any], fields: list[Any]) -> Sibling:
     index, counter, hlc, expires, operation_id, value = fields
     if type(value) not in _VALUE_KIND or type(operation_id) is not bytes or len(operation_id) != 16:
         raise ValueError("a sibling has fields of the wrong type")
-    if not (type(counter) is type(hlc) is type(expires) is type(index) is int) or min(index, hlc, expires) < 0 or counter < 1:
+    if not (type(counter) is type(hlc) is type(expires) is type(index) is int):
+        raise ValueError("a sibling has fields of the wrong type")
+    if index < 0 or hlc < 0 or expires < 0 or counter < 1:
         raise ValueError("a sibling has numbers out of range")
-    return Sibling(actors[index], *fields[1:])
+    return Sibling(actors[index], counter, hlc, expires, operation_id, value)  # type: ignore[arg-type]  # NewTypes
 
 
 def _operations(actors: list[Any], packed: bytes, siblings: tuple[Sibling, ...]) -> tuple[Operation, ...]:

@@ -29,7 +29,7 @@ from kvstore.limits import CONNECTION_BACKLOG_BYTES_MAX
 from kvstore.transport.envelope import unwrap, wrap
 from kvstore.transport.rules import BACKLOG_RESUME_BYTES, refuse_oversize, report_bug
 
-__all__ = ["EOF", "PEER_ERRORS", "GrpcConnection", "GrpcStream", "describe"]
+__all__ = ["EOF", "GrpcConnection", "GrpcStream"]
 
 EOF: Any = grpc.aio.EOF  # type: ignore[attr-defined]  # missing in grpc-stubs
 PEER_ERRORS = (grpc.RpcError, grpc.aio.BaseError, asyncio.InvalidStateError)
@@ -56,11 +56,13 @@ class GrpcStream(Protocol):
         """Called after the last write when `read` gave EOF: raise if that was no orderly end."""
 
 
-def describe(problem: BaseException) -> str:
-    """Return one line for a gRPC failure; their own text runs over several."""
+def _describe(problem: BaseException) -> str:
+    """Return a few words for a gRPC failure; their own text runs over several lines, or names objects of gRPC."""
     if isinstance(problem, grpc.aio.AioRpcError):
         return f"{problem.code().name}: {problem.details()}"
-    return f"{type(problem).__name__}: {problem}"
+    if isinstance(problem, asyncio.CancelledError):
+        return "its task was cancelled"
+    return "the stream is gone"
 
 
 class GrpcConnection:
@@ -193,7 +195,7 @@ class GrpcConnection:
 
     def _lose(self, problem: BaseException) -> None:
         # Deliberately not an `UnavailableError`: that class says "it was not tried", which nobody knows here.
-        self.close(ConnectionResetError(f"the connection to {self._peer} was lost: {describe(problem)}"))
+        self.close(ConnectionResetError(f"the connection to {self._peer} was lost: {_describe(problem)}"))
 
 
 def _wake(waiter: asyncio.Future[None] | None) -> None:

@@ -40,6 +40,8 @@ def _both_sides(keepalive: Keepalive) -> Options:
         ("grpc.absolute_max_metadata_size", METADATA_SIZE_BYTES_MAX),
         ("grpc.keepalive_time_ms", int(keepalive.interval_s * 1000)),
         ("grpc.keepalive_timeout_ms", int(keepalive.timeout_s * 1000)),
+        # The timeout above is not the one that ends the connection; this is, and its default is a minute.
+        ("grpc.http2.ping_timeout_ms", int(keepalive.timeout_s * 1000)),
         # By default only two pings may go without data in between, and then keepalive falls silent.
         ("grpc.http2.max_pings_without_data", 0),
     ]

@@ -56,7 +56,8 @@ class LinkOptions:
 
 
 class Link:
-    """One peer address. Reconnects until closed or finally refused; `on_event(link)` runs whenever `is_up` may have changed."""
+    """One peer address. Reconnects until closed or finally refused; `on_event(link)` runs whenever `is_up` may have
+    changed, and after every refusal and failed attempt to connect."""
 
     def __init__(
         self, *, transport: Transport, address: str, hello: Callable[[], Hello], rng: random.Random,
@@ -138,15 +139,15 @@ class Link:
     def _sweep(self) -> None:
         now = self._loop.time()
         expired = [i for i, (deadline, _) in self._waiting.items() if deadline <= now]
+        self._sweeping = bool(self._waiting)
+        if self._sweeping:  # before the callbacks: none of them can end the sweep
+            self._loop.call_later(self.options.sweep_s, self._sweep)
         if expired:
             error = error_to_wire(Timeout(f"no answer from {self.address} before the deadline"))
             for operation_id in expired:
                 entry = self._waiting.pop(operation_id, None)  # an earlier callback may have closed the link
                 if entry is not None:
                     entry[1](Status.ERROR, error)
-        self._sweeping = bool(self._waiting)
-        if self._sweeping:
-            self._loop.call_later(self.options.sweep_s, self._sweep)
 
     # --- frames ---------------------------------------------------------------------------------------------------
 
@@ -200,6 +201,7 @@ class Link:
             self.refused = error
         self.last_error = str(error)
         self._disconnect(error)
+        self._notify()
 
     # --- staying connected ------------------------------------------------------------------------------------------
 
@@ -254,6 +256,7 @@ class Link:
         except Unavailable as error:
             self.last_error = error.message
             self._changed.set()
+            self._notify()
             return False
         started = self._loop.time()
         connection.send(encode_frame(hello_fields(self._hello())))

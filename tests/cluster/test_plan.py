@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.claim import negative_cycle, water_fill
+from cluster.claim import Claim, negative_cycle, water_fill
 from cluster.plan import Move, plan
 from kvstore.errors import InvalidArgument
 from kvstore.ids import NodeId, PartitionId
@@ -209,6 +209,24 @@ def test_negative_cycles_are_found_and_only_those(rows: list[list[int]], cycle_c
     else:
         steps = zip(cycle, cycle[1:] + cycle[:1], strict=True)
         assert sum(rows[start][end] for start, end in steps) == cycle_cost
+
+
+def test_a_cycle_through_one_partition_twice_is_cut_where_it_helps() -> None:
+    """Its two passes both count on mending the same crowded zone; only one of them can.
+
+    p0 = {0, 1}, both in zone x. The cycle 0 -p0-> 2 -p1-> 1 -p0-> 3 -p2-> 0 seems to mend p0 twice and crowds p1 once;
+    really it gains nothing. Passing p0 straight (0 -p0-> 3 -p2-> 0) mends it once and crowds nobody.
+    """
+    claim = Claim(
+        zones=[0, 0, 1, 2, 0, 3],
+        shares=[Fraction(1)] * 6,
+        current=[frozenset({0, 1}), frozenset({2, 4}), frozenset({3, 5})],
+        replicas=2,
+    )
+
+    improving = claim.improving_part([(0, 2, 0), (2, 1, 1), (1, 3, 0), (3, 0, 2)], rows=[])
+
+    assert sorted(improving) == [(0, 3, 0), (3, 0, 2)]
 
 
 DIGEST = """

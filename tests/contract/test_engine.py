@@ -22,6 +22,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from kvstore.errors import Corruption, DataDirectoryInUse, StorageError
 from kvstore.storage.engine import Engine, Family, Put
+from kvstore.storage.identity import META_EPOCHS_RETIRE
 from kvstore.storage.memory import MemoryDisk, MemoryEngine
 from kvstore.storage.rocksdb import EngineOptions, RocksEngine
 
@@ -434,20 +435,25 @@ async def test_without_a_boot_id_no_start_is_taken_for_the_same_boot(store: Stor
     assert store.open("").report.history_may_be_missing
 
 
-async def test_a_copied_directory_is_reported_once(store: Store) -> None:
-    """The copy says so at its first start and belongs to itself afterwards; the original never does."""
+async def test_a_copied_directory_is_reported_until_its_epochs_are_retired(store: Store) -> None:
+    """A copy says so at its first start, warns until that had its consequence, and belongs to itself afterwards."""
     store.engine.apply([(DATA, b"k", b"v")])
     copy = await store.copy()
 
     first = copy.open()
     first_report, value = first.report, first.get(DATA, b"k")
     await first.close(clean=True)
-    second_report = copy.open().report
+    second = copy.open()
+    second_report = second.report
+    second.apply([(Family.META, META_EPOCHS_RETIRE, None)])
+    await second.close(clean=True)
+    third_report = copy.open().report
     await copy.engine.close(clean=True)
     original_report = store.open().report
 
     assert (first_report.is_copy, first_report.history_may_be_missing, value) == (True, True, b"v")
-    assert (second_report.is_copy, second_report.history_may_be_missing) == (False, False)
+    assert (second_report.is_copy, second_report.history_may_be_missing) == (False, True)
+    assert (third_report.is_copy, third_report.history_may_be_missing) == (False, False)
     assert not original_report.is_copy
 
 

@@ -90,7 +90,7 @@ async def test_an_oversize_frame_is_refused_by_send(pair: Pair) -> None:
 
 async def test_frames_sent_while_accepting_arrive(world: World) -> None:
     """Either side may speak from inside `accept`, before the other has its handler: a greeting needs no round trip."""
-    received = []
+    received: list[Recorder] = []
 
     def greet(connection: Connection) -> FrameHandler:
         connection.send(b"hello from " + (b"server" if not received else b"client"))
@@ -164,7 +164,9 @@ async def test_connection_closed_is_never_called_from_inside_close(pair: Pair) -
 
 
 @pytest.mark.parametrize("error", [None, ValueError("enough")], ids=["orderly", "error"])
-async def test_frames_under_way_at_the_end_may_be_lost_but_only_from_the_back(pair: Pair, error: Exception | None) -> None:
+async def test_frames_under_way_at_the_end_may_be_lost_but_only_from_the_back(
+    pair: Pair, error: Exception | None
+) -> None:
     """What arrives of them is a prefix, then the end, then nothing (the recorder would fail)."""
     frames = [b"%d" % number for number in range(2_000)]
     for frame in frames:
@@ -199,7 +201,7 @@ async def test_a_side_may_close_from_inside_frame_received(world: World) -> None
 
 
 async def test_a_side_may_close_from_inside_accept(world: World) -> None:
-    """A server that is full, for instance. The refused client is connected and then told the end."""
+    """A server that is full, for instance. The client is refused, or connected and then told the end."""
 
     def refuse(connection: Connection) -> FrameHandler:
         connection.close()
@@ -209,11 +211,20 @@ async def test_a_side_may_close_from_inside_accept(world: World) -> None:
     refused: list[Recorder] = []
     starts = Side()
     listener = await world.server.serve(world.address, refuse)
-    await world.client.connect(listener.address, starts, timeout_s=5)
+    await connect_and_be_ended(world, listener.address, starts)
 
-    assert await starts.recorders[0].until_closed() is None
     assert await refused[0].until_closed() is None
     await listener.close()
+
+
+async def connect_and_be_ended(world: World, address: str, starts: Side) -> None:
+    """Both are right, because acceptance and end may arrive at the same moment."""
+    try:
+        await world.client.connect(address, starts, timeout_s=5)
+    except Unavailable:
+        assert starts.recorders == []
+    else:
+        await starts.recorders[0].until_closed()
 
 
 async def test_a_handler_that_raises_costs_its_connection_and_is_seen(world: World) -> None:
@@ -254,13 +265,12 @@ async def test_an_accept_that_raises_costs_one_connection_and_is_seen(world: Wor
         return ends(connection)
 
     listener = await world.server.serve(world.address, stumble_once)
-    await world.client.connect(listener.address, starts, timeout_s=5)
-    await starts.recorders[0].until_closed()
+    await connect_and_be_ended(world, listener.address, starts)
     second = await world.client.connect(listener.address, starts, timeout_s=5)
     second.send(b"fine")
 
     assert [type(bug) for bug in seen] == [ZeroDivisionError]
-    assert await starts.recorders[1].until_frames(1) == [b"fine"]
+    assert await starts.recorders[-1].until_frames(1) == [b"fine"]
     await listener.close()
 
 

@@ -22,6 +22,7 @@ from kvstore.ring import (
     found,
     with_bucket,
 )
+from kvstore.ring.topology import with_address
 
 CLUSTER = ClusterId(b"c" * 16)
 A, B, C = (NodeId(name * 8) for name in (b"a", b"b", b"c"))
@@ -148,6 +149,18 @@ def test_buckets_can_be_added_during_a_transfer() -> None:
     topology = finish_transfer(with_bucket(joining(), BucketProperties("b")))
 
     assert topology.bucket("b").name == "b" and topology.epoch == 4
+
+
+def test_a_member_may_move_to_another_address() -> None:
+    """The same node elsewhere: one epoch more, the same placement. Not onto an address that is taken."""
+    before = finish_transfer(joining())
+
+    after = with_address(before, A, "elsewhere:2")
+
+    assert (after.epoch, after.member(A).address) == (before.epoch + 1, "elsewhere:2")
+    assert (after.owners, after.placement_versions) == (before.owners, before.placement_versions)
+    with pytest.raises(InvalidArgument):
+        with_address(before, A, before.member(B).address)
 
 
 def test_only_one_node_joins_at_a_time() -> None:

@@ -148,7 +148,7 @@ async def raw_server(serve: Callable[[Any, Any], Any]) -> AsyncIterator[str]:
 
     server = await asyncio.start_server(accepted, "127.0.0.1", 0)
     try:
-        yield "127.0.0.1:%d" % server.sockets[0].getsockname()[1]
+        yield f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
     finally:
         server.close()
         for task in tasks:

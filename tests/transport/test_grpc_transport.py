@@ -61,7 +61,11 @@ async def served(caplog: pytest.LogCaptureFixture) -> AsyncIterator[Served]:
 
 @pytest.mark.parametrize(
     "words",
-    [b"\x00\xff\x13\x37" * 1_000, b"GET / HTTP/1.1\r\nHost: kv\r\n\r\n", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\xff" * 100],
+    [
+        b"\x00\xff\x13\x37" * 1_000,
+        b"GET / HTTP/1.1\r\nHost: kv\r\n\r\n",
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\xff" * 100,
+    ],
     ids=["garbage", "HTTP/1", "broken HTTP/2"],
 )
 async def test_a_stranger_who_speaks_another_protocol_is_sent_away(served: Served, words: bytes) -> None:
@@ -111,7 +115,7 @@ async def test_a_foreign_client_can_use_the_generated_stub(served: Served) -> No
     The empty Frame at the end is how the server finds out that the half-close is one, and not a lost client.
     """
     async with grpc.aio.insecure_channel(served.listener.address) as channel:
-        call: Any = FramesStub(channel).Exchange()
+        call: Any = FramesStub(channel).Exchange()  # type: ignore[no-untyped-call]  # generated
         await call.write(Frame(payload=b"ping"))
         assert (await call.read()).payload == b"ping"
         await call.done_writing()
@@ -133,7 +137,7 @@ async def test_a_frame_with_fields_of_the_future_is_understood(served: Served) -
 async def test_connecting_to_a_grpc_server_without_frames_says_so() -> None:
     """The address works but is no kvstore: `Unavailable` with the status, at once."""
     server: Any = grpc.aio.server()
-    address = "127.0.0.1:%d" % server.add_insecure_port("127.0.0.1:0")
+    address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
     await server.start()
 
     with pytest.raises(Unavailable, match="UNIMPLEMENTED"):
