@@ -2,7 +2,8 @@
 
 Durable in META under `actor/` + partition (4 bytes): epoch bytes then the reason in words. A mint retires every earlier epoch
 of the partition. If a power loss takes the mint away it also took every dot that followed it here, and the open report then
-says that history may be missing (until `load` did so), and `load` retires everything before the first dot. See causality/actor.py, ADR 0001.
+says that history may be missing (until `load` acted on it), so `load` retires everything before the first dot.
+See causality/actor.py, ADR 0001.
 """
 
 from __future__ import annotations

@@ -36,6 +36,7 @@ from kvstore.transport.session import Request, Session
 __all__ = ["Administration", "FrameService", "unknown_verb"]
 
 STORAGE_KEY_SIZE_BYTES_MAX = 2 * KEY_SIZE_BYTES_MAX + 128
+_FIRST_PEER_VERB, _FETCH, _OK = int(Verb.REPLICATE), int(Verb.FETCH), int(Status.OK)  # plain ints: enum access costs
 REMAINING_MS_MAX = 600_000
 """Deadlines further away than ten minutes are cut to that."""
 
@@ -67,13 +68,19 @@ class FrameService:
         """Handle every operation of one frame, then apply what they staged."""
         now = self._loop.time()
         self._coordinator.next_frame()
+        sender: NodeId | None = None
         for operation_id, verb, version, remaining_ms, key, body in requests:
-            deadline = now + min(remaining_ms, REMAINING_MS_MAX) / 1000
+            deadline = now + (remaining_ms if remaining_ms < REMAINING_MS_MAX else REMAINING_MS_MAX) / 1000
             try:
-                if verb < Verb.REPLICATE:
+                if verb < _FIRST_PEER_VERB:
                     self._client(session, operation_id, verb, key, body, deadline)
-                else:
-                    self._peer(session, operation_id, verb, version, key, body, deadline)
+                    continue
+                if verb == Verb.PING:
+                    session.reply(operation_id, Status.OK, b"")
+                    continue
+                if sender is None:
+                    sender = self._member(session)
+                self._peer(session, sender, operation_id, verb, version, key, body, deadline)
             except KVStoreError as error:
                 session.reply_error(operation_id, error)
         self._replica.store.commit_staged()
@@ -92,19 +99,16 @@ class FrameService:
             self._administration(session, verb, body, deadline, reply)
 
     def _peer(
-        self, session: Session, operation_id: int, verb: int, version: int, key: bytes, body: bytes, deadline: float
-    ) -> None:
-        if verb == Verb.PING:
-            session.reply(operation_id, Status.OK, b"")
+        self, session: Session, sender: NodeId, operation_id: int, verb: int, version: int, key: bytes, body: bytes,
+        deadline: float,
+    ) -> None:  # fmt: skip
+        if verb == _FETCH:
+            self._checked(sender, key, version)
+            self._fetch(session, operation_id, StorageKey(key))
             return
         reply = partial(session.reply, operation_id)
-        sender = self._member(session)
         if verb == Verb.REPLICATE or verb == Verb.REPLICATE_EARLY:
             self._replicate(self._checked(sender, key, version), StorageKey(key), body, reply, early=verb == Verb.REPLICATE_EARLY)
-        elif verb == Verb.FETCH:
-            self._checked(sender, key, version)
-            record = self._replica.read(StorageKey(key))
-            self._replica.store.when_key_durable(key, partial(reply, Status.OK, record))
         elif verb == Verb.FORWARDED_PUT:
             self._coordinator.put(key, body, deadline, reply, forwarded=True)
         elif verb == Verb.FORWARDED_GET:
@@ -140,6 +144,14 @@ class FrameService:
         if not slot.is_owner:
             raise WrongOwner("the node does not own the key", topology_epoch=self._placement.epoch)
         return slot
+
+    def _fetch(self, session: Session, operation_id: int, key: StorageKey) -> None:
+        record = self._replica.read(key)
+        store = self._replica.store
+        if store.is_durable(key):
+            session.reply(operation_id, _OK, record)
+        else:
+            store.when_key_durable(key, partial(session.reply, operation_id, _OK, record))
 
     def _replicate(self, slot: Slot, key: StorageKey, record: bytes, reply: Reply, *, early: bool) -> None:
         store = self._replica.store

@@ -26,10 +26,13 @@ _OVERHEAD_BYTES = 48
 class Coalescer:
     """One direction of one connection. `header` gives the fields that stand before the first operation of a frame."""
 
-    __slots__ = ("_armed", "_bytes", "_count", "_header", "_loop", "_pending", "_quiet", "_seen", "_send", "_since",
+    __slots__ = ("_armed", "_bytes", "_count", "_header", "_is_busy", "_loop", "_pending", "_quiet", "_seen", "_send", "_since",
                  "frames_sent", "operations_sent")  # fmt: skip
 
-    def __init__(self, send: Callable[[bytes], None], header: Callable[[], list[Any]]) -> None:
+    def __init__(
+        self, send: Callable[[bytes], None], header: Callable[[], list[Any]], is_busy: Callable[[], bool] = lambda: False
+    ) -> None:
+        self._is_busy = is_busy
         self._loop = asyncio.get_running_loop()
         self._send, self._header = send, header
         self._pending: list[Any] = []
@@ -64,7 +67,7 @@ class Coalescer:
             self._quiet += 1
         else:
             self._seen, self._quiet = self._count, 0
-        if self._quiet >= QUIET_CHECKS or self._loop.time() - self._since > HOLD_S_MAX:
+        if (self._quiet >= QUIET_CHECKS and not self._is_busy()) or self._loop.time() - self._since > HOLD_S_MAX:
             self._armed = False
             self.flush()
         else:

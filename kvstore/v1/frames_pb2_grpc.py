@@ -29,12 +29,13 @@ class FramesServicer(object):
     def Exchange(self, request_iterator, context):
         """Exchange opens one ordered, reliable connection in both directions.
 
-        The server sends its initial metadata at once, before any frame: that is how a client knows that the stream, and
-        not only the TCP connection, is accepted. Either side may then send at any time; frames in one direction arrive in
+        The server sends its initial metadata at once, before any frame, with the key "kvstore-frames": that is how a client
+        knows that the stream, and not only the TCP connection, is accepted. Either side may then send at any time; frames in one direction arrive in
         the order they were sent, and there is no pairing of requests and replies at this level.
 
-        The end: a client that cancels or half-closes, or a server that returns OK, is an orderly end. Any other status is
-        a broken connection. Frames under way at the end may be lost in both directions; whoever needs to know whether an
+        The orderly end: the client half-closes, and the server answers with one empty Frame (its test whether the client
+        is still there) and the status OK; or the server returns OK by itself. A cancelled stream, or any other status, is
+        a lost connection. Frames under way at the end may be lost in both directions; whoever needs to know whether an
         operation happened must treat it as indeterminate.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

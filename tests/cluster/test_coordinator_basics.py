@@ -277,9 +277,9 @@ def test_defaults_are_clamped_to_the_owners_and_explicit_counts_are_not(nodes: i
         client = cluster.client(nodes - 1)
         reply = await client.put(NAME, b"v")
         assert (reply.acked, reply.needed) == (quorum, quorum)
-        for counts in ({"w": 3}, {"dw": 3}, {"pw": 3}, {"w": CONSISTENCY_ALL}):
+        for w, dw, pw in ((3, None, None), (None, 3, None), (None, None, 3), (CONSISTENCY_ALL, None, None)):
             with pytest.raises(InsufficientNodes) as refused:
-                await client.put(NAME, b"lost", **counts)
+                await client.put(NAME, b"lost", w=w, dw=dw, pw=pw)
             assert refused.value.definite and refused.value.alive == nodes
         for counts in ({"r": 3}, {"pr": CONSISTENCY_ALL}):
             with pytest.raises(InsufficientNodes):

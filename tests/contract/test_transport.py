@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from kvstore.env import Connection, FrameHandler
+from kvstore.env import Accept, Connection, FrameHandler
 from kvstore.errors import ConfigError, InternalError, Unavailable, ValueTooLarge
 from kvstore.limits import CONNECTION_BACKLOG_BYTES_MAX, FRAME_SIZE_BYTES_MAX
 from tests.support.transports import GrpcWorld, MemoryWorld, Recorder, Side, World, echo
@@ -90,19 +90,20 @@ async def test_an_oversize_frame_is_refused_by_send(pair: Pair) -> None:
 
 async def test_frames_sent_while_accepting_arrive(world: World) -> None:
     """Either side may speak from inside `accept`, before the other has its handler: a greeting needs no round trip."""
-    received: list[Recorder] = []
+    ends, starts = Side(), Side()
 
-    def greet(connection: Connection) -> FrameHandler:
-        connection.send(b"hello from " + (b"server" if not received else b"client"))
-        received.append(Recorder(connection))
-        return received[-1]
+    def greet(side: Side, greeting: bytes) -> Accept:
+        def accept(connection: Connection) -> FrameHandler:
+            connection.send(greeting)
+            return side(connection)
 
-    listener = await world.server.serve(world.address, greet)
-    await world.client.connect(listener.address, greet, timeout_s=5)
-    server, client = received
+        return accept
 
-    assert await client.until_frames(1) == [b"hello from server"]
-    assert await server.until_frames(1) == [b"hello from client"]
+    listener = await world.server.serve(world.address, greet(ends, b"hello from the server"))
+    await world.client.connect(listener.address, greet(starts, b"hello from the client"), timeout_s=5)
+
+    assert await starts.recorders[0].until_frames(1) == [b"hello from the server"]
+    assert await (await ends.recorder(0)).until_frames(1) == [b"hello from the client"]
     await listener.close()
 
 
