@@ -28,10 +28,11 @@ from cluster.store import Store
 from cluster.tasks import Tasks
 from kvstore.causality.hlc import HybridLogicalClock
 from kvstore.env import Connection, Env, Listener
-from kvstore.errors import ConfigError, KVStoreError, StaleIdentity
+from kvstore.errors import ClusterMismatch, ConfigError, KVStoreError, NotReady, StaleIdentity
 from kvstore.ids import ClusterId, NodeId
 from kvstore.messages import Verb
-from kvstore.ring.topology import Member, MemberState, found
+from kvstore.ring.topology import Member, MemberState, Topology, found
+from kvstore.ring.topology_codec import decode
 from kvstore.storage.identity import NodeIdentity, PeerBoots, open_identity
 from kvstore.transport.link import Link
 from kvstore.transport.session import Session
@@ -41,6 +42,8 @@ __all__ = ["Node", "NodeOptions"]
 MEET_PEERS_S = 1.0
 """How long a start waits for the other members before it serves, so that it does not answer from an old topology."""
 CATCH_UP_AGAIN_S = 0.2
+DOUBLE_WAIT_S = 8.0
+"""Longer than a link needs to find that a peer is gone (suspect_beats, dead_beats), so that our own last run is not a double."""
 DRAIN_S_MAX = 5.0
 LAST_REPLIES_S = 0.05
 """Lets the last replies leave before the connections end; what a client does not get it must call indefinite."""
@@ -91,7 +94,7 @@ class Node:
         await self._meet_peers()
         if self.changes.is_founder:
             await self.changes.resume()
-        self.is_ready = True
+        self.is_ready = self.service.is_open = True
 
     @property
     def node_id(self) -> NodeId:
@@ -165,11 +168,11 @@ class Node:
         if not seeds and stored is not None:
             seeds = [m.address for m in stored.members if m.node_id != self.node_id]
         if seeds:
-            await self._join(seeds)
+            await self._join(seeds, stored)
         elif self.placement.topology is None:
             await self._found()
 
-    async def _join(self, seeds: list[str]) -> None:
+    async def _join(self, seeds: list[str], stored: Topology | None) -> None:
         is_member = self.placement.topology is not None
         ours = Member(self.node_id, self.address, self._options.zone, self._options.weight)
         if self.address in seeds:
@@ -180,6 +183,8 @@ class Node:
             if is_member and error.retryable:
                 return  # a member already: the others will be met when they are back
             raise
+        if stored is not None and decode(document).cluster_id != stored.cluster_id:
+            raise ClusterMismatch("this data directory is part of another cluster", cluster=stored.cluster_name)
         await self.keeper.adopt_document(document)
 
     async def _found(self) -> None:
@@ -191,6 +196,7 @@ class Node:
     async def _meet_peers(self) -> None:
         links = [link for _, link in self.peers.all()]
         await asyncio.gather(*[link.wait_up(MEET_PEERS_S) for link in links], return_exceptions=True)
+        await self._outlast_a_double(links)
         if self.fatal.done():
             self.fatal.result()
         for link in links:
@@ -199,6 +205,14 @@ class Node:
                 raise link.refused
             if link.is_up and link.remote_epoch > self.placement.epoch:
                 await self._catch_up(link)
+
+    async def _outlast_a_double(self, links: list[Link]) -> None:
+        """While peers say that a node with our identity is connected from elsewhere, wait; it may be our own last run."""
+        give_up_at = self._loop.time() + DOUBLE_WAIT_S
+        while doubles := [link.refusal for link in links if isinstance(link.refusal, NotReady)]:
+            if self._loop.time() >= give_up_at:
+                raise StaleIdentity(f"this data directory is in use elsewhere, or is a copy: {doubles[0].message}")
+            await asyncio.sleep(MEET_PEERS_S / 4)
 
     # --- links ----------------------------------------------------------------------------------------------------------
 
@@ -222,8 +236,7 @@ class Node:
         try:
             self.admission.check(link.remote)
         except KVStoreError as error:
-            link.last_error = str(error)
-            self._retire_link(link)
+            link.drop(error)
             return
         if link.remote_epoch > self.placement.epoch and self.placement.topology is not None:
             self._catch_up_soon(link)
@@ -257,7 +270,7 @@ class Node:
         """Refuse new requests, finish those under way, sync, mark a clean stop. The node is unusable afterwards."""
         self.is_ready = False
         if self.identity is not None and self.listener is not None:
-            self.service.is_draining = True
+            self.service.is_open = False
             give_up_at = self._loop.time() + DRAIN_S_MAX
             while self.coordinator.in_flight and self._loop.time() < give_up_at:
                 await asyncio.sleep(0.01)

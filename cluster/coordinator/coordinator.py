@@ -31,22 +31,30 @@ from kvstore.causality.version_vector import VersionVector, encode_vector
 from kvstore.errors import (
     ClockSkew,
     Corruption,
+    IndeterminateError,
     InvalidArgument,
+    InvalidContext,
     KVStoreError,
     NoSuchBucket,
     NotReady,
     Overloaded,
+    ReadQuorumUnsatisfied,
+    ReadTimeout,
+    Timeout,
     TooManySiblings,
     Unavailable,
     UnavailableError,
     ValueTooLarge,
     WrongOwner,
+    error_from_wire,
+    error_to_wire,
 )
 from kvstore.ids import HlcTimestamp, ObjectType, OperationId, StorageKey
-from kvstore.limits import INFLIGHT_PER_NODE_MAX, SIBLINGS_COUNT_MAX, VALUE_SIZE_BYTES_MAX
+from kvstore.limits import INFLIGHT_PER_NODE_MAX, SIBLINGS_COUNT_MAX, VALUE_SIZE_BYTES_MAX, VECTOR_ENTRIES_MAX
 from kvstore.messages import (
     GetRequest,
     PutRequest,
+    Status,
     Verb,
     decode_delete,
     decode_get,
@@ -144,6 +152,8 @@ class Coordinator:
     ) -> None:
         if forwarded:
             raise WrongOwner("a forwarded operation reached a node that does not own the key", topology_epoch=self._placement.epoch)
+        if verb == Verb.FORWARDED_GET:
+            reply = partial(_reply_to_read, reply)
         for link in slot.peers:
             try:
                 link.ask(verb, slot.version, deadline, name, body, reply)
@@ -189,6 +199,8 @@ class Coordinator:
         else:
             after, superseded = update(state, context, new, digest), False
             self._check_siblings(after)
+        if len(after.vector) > VECTOR_ENTRIES_MAX:
+            raise InvalidContext("the context names too many actors", entries=len(after.vector), limit=VECTOR_ENTRIES_MAX)
         encoded = encode_vector(after.vector)
         record = encode_record(key, after, encoded)
         operation = self._operation(slot, key, record, after, encoded, superseded, core, deadline, reply)
@@ -345,3 +357,14 @@ class Coordinator:
         self._watching_reads = bool(self._reads)
         if self._watching_reads:
             self._loop.call_later(SLOW_READ_S / 2, self._watch_reads)
+
+
+def _reply_to_read(reply: Reply, status: int, body: bytes) -> None:
+    """Pass on the answer to a forwarded get: a lost or late one changed nothing, so it is a read error, not indefinite."""
+    if status == Status.ERROR:
+        error = error_from_wire(body)
+        if isinstance(error, Timeout):
+            body = error_to_wire(ReadTimeout(error.message))
+        elif isinstance(error, IndeterminateError):
+            body = error_to_wire(ReadQuorumUnsatisfied(error.message, replied=0, needed=1))
+    reply(status, body)

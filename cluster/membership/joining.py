@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 
-from kvstore.errors import KVStoreError, Unavailable
+from kvstore.errors import KVStoreError, Unavailable, UnavailableError
 from kvstore.messages import Verb, encode_body
 from kvstore.ring.topology import Member
 from kvstore.transport.link import Link
@@ -13,6 +13,7 @@ from kvstore.transport.link import Link
 __all__ = ["join_cluster"]
 
 SEED_TIMEOUT_S = 3.0
+RETRY_S = 0.3
 
 
 async def join_cluster(
@@ -23,16 +24,20 @@ async def join_cluster(
     Tries the seeds in order until one can be reached. Raises its refusal (JoinRefused, ClusterMismatch, StaleIdentity), or
     Unavailable; after Timeout the join may still be finished by the cluster, and the same start again is safe.
     """
-    deadline = asyncio.get_running_loop().time() + timeout_s
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + timeout_s
     problem: KVStoreError = Unavailable("no address to join was given")
-    for seed in seeds:
-        link = open_link(seed)
-        try:
-            await link.wait_up(min(SEED_TIMEOUT_S, timeout_s))
-            body = encode_body([ours.node_id, ours.address, ours.zone, ours.weight])
-            return await link.call(Verb.JOIN, 0, deadline, b"", body)
-        except Unavailable as error:
-            problem = error
-        finally:
-            await link.close()
-    raise problem
+    while True:
+        for seed in seeds:
+            link = open_link(seed)
+            try:
+                await link.wait_up(min(SEED_TIMEOUT_S, timeout_s))
+                body = encode_body([ours.node_id, ours.address, ours.zone, ours.weight])
+                return await link.call(Verb.JOIN, 0, deadline, b"", body)
+            except UnavailableError as error:
+                problem = error
+            finally:
+                await link.close()
+        if loop.time() + RETRY_S >= deadline or isinstance(problem, Unavailable):
+            raise problem
+        await asyncio.sleep(RETRY_S)  # NotReady or Overloaded: nothing was done, and it will pass

@@ -37,6 +37,8 @@ __all__ = ["Administration", "FrameService", "unknown_verb"]
 
 STORAGE_KEY_SIZE_BYTES_MAX = 2 * KEY_SIZE_BYTES_MAX + 128
 _FIRST_PEER_VERB, _FETCH, _OK = int(Verb.REPLICATE), int(Verb.FETCH), int(Status.OK)  # plain ints: enum access costs
+ANSWER_MARGIN_S = 0.05
+"""A coordinator gives up this much before its client does (at most a tenth), so that its numbers still reach the client."""
 REMAINING_MS_MAX = 600_000
 """Deadlines further away than ten minutes are cut to that."""
 
@@ -55,7 +57,8 @@ class FrameService:
         self._placement, self._coordinator, self._replica = placement, coordinator, replica
         self._administration, self._catch_up = administration, catch_up
         self._loop = asyncio.get_running_loop()
-        self.is_draining = False
+        self.is_open = False
+        """Whether client data operations are taken: between the end of the start and the beginning of the stop."""
 
     def topology_epoch(self) -> int:
         """Return the epoch that rides on every frame of replies."""
@@ -73,6 +76,7 @@ class FrameService:
             deadline = now + (remaining_ms if remaining_ms < REMAINING_MS_MAX else REMAINING_MS_MAX) / 1000
             try:
                 if verb < _FIRST_PEER_VERB:
+                    deadline -= min(ANSWER_MARGIN_S, (deadline - now) / 10)
                     self._client(session, operation_id, verb, key, body, deadline)
                     continue
                 if verb == Verb.PING:
@@ -87,8 +91,8 @@ class FrameService:
 
     def _client(self, session: Session, operation_id: int, verb: int, key: bytes, body: bytes, deadline: float) -> None:
         reply = partial(session.reply, operation_id)
-        if self.is_draining:
-            raise NotReady("the node is stopping", retry_after_s=0.5)
+        if not self.is_open and verb <= Verb.DELETE:
+            raise NotReady("the node is starting or stopping", retry_after_s=0.2)
         if verb == Verb.GET:
             self._coordinator.get(key, body, deadline, reply, forwarded=False)
         elif verb == Verb.PUT:

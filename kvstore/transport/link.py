@@ -66,6 +66,8 @@ class Link:
         self.address, self.options = address, options or LinkOptions()
         self.is_up = False
         self.refused: KVStoreError | None = None
+        self.refusal: KVStoreError | None = None
+        """Why the peer last refused us, final or not; None once it welcomed us."""
         self.remote: Hello | None = None
         self.remote_epoch = 0
         self.last_error: str = "not connected yet"
@@ -191,7 +193,7 @@ class Link:
 
     def _welcomed(self, hello: Hello) -> None:
         self.remote, self.remote_epoch = hello, hello.topology_epoch
-        self.is_up, self.last_error = True, ""
+        self.is_up, self.last_error, self.refusal = True, "", None
         self._silent_beats = 0
         self._changed.set()
         self._notify()
@@ -199,7 +201,7 @@ class Link:
     def _refused(self, error: KVStoreError) -> None:
         if not error.retryable:
             self.refused = error
-        self.last_error = str(error)
+        self.refusal, self.last_error = error, str(error)
         self._disconnect(error)
         self._notify()
 
@@ -225,6 +227,10 @@ class Link:
                 await self._changed.wait()
             finally:
                 timer.cancel()
+
+    def drop(self, error: KVStoreError) -> None:
+        """End the connection because of `error`, and connect again later: whoever answers then may be another."""
+        self._disconnect(error)
 
     async def close(self) -> None:
         """End the link; what still waits is answered with `CoordinatorLost`."""
