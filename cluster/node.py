@@ -90,11 +90,13 @@ class Node:
         self.identity = await open_identity(self._env.engine, self._env.random)
         self._build(self.identity)
         self.listener = await self._env.transport.serve(self._options.listen, self._accept)
+        await self.listener.set_serving(False)
         await self._enter_cluster()
         await self._meet_peers()
         if self.changes.is_founder:
             await self.changes.resume()
         self.is_ready = self.service.is_open = True
+        await self.listener.set_serving(True)
 
     @property
     def node_id(self) -> NodeId:
@@ -271,6 +273,7 @@ class Node:
         self.is_ready = False
         if self.identity is not None and self.listener is not None:
             self.service.is_open = False
+            await self.listener.set_serving(False)
             give_up_at = self._loop.time() + DRAIN_S_MAX
             while self.coordinator.in_flight and self._loop.time() < give_up_at:
                 await asyncio.sleep(0.01)

@@ -58,6 +58,9 @@ class Listener(Protocol):
     def address(self) -> str:
         """The `host:port` really bound (the port is known even if 0 was asked for)."""
 
+    async def set_serving(self, is_serving: bool) -> None:
+        """Tell health checks whether this address serves; at first it does. Connections are accepted either way."""
+
     async def close(self) -> None:
         """Stop accepting, and close every connection accepted here."""
 
@@ -66,8 +69,9 @@ Accept = Callable[[Connection], FrameHandler]
 
 
 class Transport(Protocol):
-    """Opens and serves connections. While a connection's backlog is above CONNECTION_BACKLOG_BYTES_MAX the transport
-    stops reading from that connection, so that a peer that does not take its replies cannot make us queue more."""
+    """Opens and serves connections. While the backlog of an accepted connection is above CONNECTION_BACKLOG_BYTES_MAX the
+    transport stops reading from it, so that a peer that does not take its replies cannot make us queue more. The side that
+    connected always reads: if both paused, two flooding peers would wait for each other."""
 
     async def connect(self, address: str, accept: Accept, *, timeout_s: float) -> Connection:
         """Connect, or raise `Unavailable`; `accept` is called with the new connection and gives its handler."""
