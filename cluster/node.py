@@ -1,6 +1,6 @@
 """A node: everything of one process wired together, its start, its stop, and what it says of itself.
 
-    open identity ─► listen ─► use the stored topology │ join │ found a cluster ─► meet the peers ─► serving ─► drain ─► clean stop
+    open identity ─► listen ─► stored topology │ join │ found ─► meet the peers ─► serving ─► drain ─► clean stop
 
 All of the world comes in through `Env`; the same class runs on gRPC and RocksDB and in the simulation.
 """
@@ -44,6 +44,7 @@ MEET_PEERS_S = 1.0
 CATCH_UP_AGAIN_S = 0.2
 DOUBLE_WAIT_S = 8.0
 """Longer than a link needs to find that a peer is gone (suspect_beats, dead_beats), so that our own last run is not a double."""
+RATE_WINDOW_S = 1.0
 DRAIN_S_MAX = 5.0
 LAST_REPLIES_S = 0.05
 """Lets the last replies leave before the connections end; what a client does not get it must call indefinite."""
@@ -82,6 +83,7 @@ class Node:
         self._started_at = self._loop.time()
         self.is_ready = False
         self._catching_up = False
+        self._rate_sample = (0.0, 0, 0.0)
 
     # --- start ----------------------------------------------------------------------------------------------------------
 
@@ -275,7 +277,7 @@ class Node:
             self.service.is_open = False
             await self.listener.set_serving(False)
             give_up_at = self._loop.time() + DRAIN_S_MAX
-            while self.coordinator.in_flight and self._loop.time() < give_up_at:
+            while self.coordinator.in_flight and self._loop.time() < give_up_at:  # noqa: ASYNC110  # once in a life
                 await asyncio.sleep(0.01)
             await asyncio.sleep(LAST_REPLIES_S)
             await self._disconnect()
@@ -301,6 +303,15 @@ class Node:
         self.is_ready = False
         if not self.fatal.done():
             self.fatal.set_exception(problem)
+
+    def recent_ops_per_s(self, operations: int) -> float:
+        """Return the rate since the last time somebody asked, over at least RATE_WINDOW_S."""
+        now = self.started_for_s
+        since, before, rate = self._rate_sample
+        if now - since >= RATE_WINDOW_S:
+            rate = (operations - before) / (now - since)
+            self._rate_sample = (now, operations, rate)
+        return rate
 
     def status(self) -> dict[str, Any]:
         """Return what `kvctl status` shows of this node; the shape is `status.node_status`'s."""

@@ -2,25 +2,17 @@
 
 from __future__ import annotations
 
-from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
+from kvstore import __version__
 from kvstore.ring.topology import Topology
 
 if TYPE_CHECKING:
     from cluster.node import Node
 
-__all__ = ["SCHEMA", "node_status", "product_version"]
+__all__ = ["SCHEMA", "node_status"]
 
 SCHEMA = 1
-
-
-def product_version() -> str:
-    """Return the installed version."""
-    try:
-        return version("kvnode")
-    except PackageNotFoundError:
-        return "0.0.0+source"
 
 
 def node_status(node: Node) -> dict[str, Any]:
@@ -28,16 +20,15 @@ def node_status(node: Node) -> dict[str, Any]:
     engine, coordinator, identity = node.store.engine, node.coordinator, node.identity
     assert identity is not None, "a node that answers has started"
     topology = node.placement.topology
-    uptime_s = max(node.started_for_s, 1e-9)
     counters = node.counters.as_dict()
     return {
-        "schema": SCHEMA, "node_id": identity.node_id.hex(), "address": node.address, "version": product_version(),
-        "boot_number": identity.boot_number, "ready": node.is_ready, "uptime_s": uptime_s,
+        "schema": SCHEMA, "node_id": identity.node_id.hex(), "address": node.address, "version": __version__,
+        "boot_number": identity.boot_number, "ready": node.is_ready, "uptime_s": node.started_for_s,
         "keys_estimate": engine.keys_estimate(), "size_bytes": engine.size_bytes(), "counters": counters,
         "errors_by_code": dict(node.counters.errors_by_code),
         "in_flight": coordinator.in_flight, "commits": node.store.commits, "committed_writes": node.store.committed_writes,
         "actors_minted": node.actors.minted,
-        "ops_per_s": (counters["puts"] + counters["gets"] + counters["deletes"]) / uptime_s,
+        "ops_per_s": node.recent_ops_per_s(counters["puts"] + counters["gets"] + counters["deletes"]),
         "latency_ms": {
             "put_p50": coordinator.put_latencies.quantile_ms(0.5), "put_p99": coordinator.put_latencies.quantile_ms(0.99),
             "get_p50": coordinator.get_latencies.quantile_ms(0.5), "get_p99": coordinator.get_latencies.quantile_ms(0.99),

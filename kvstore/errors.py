@@ -183,7 +183,7 @@ class Unavailable(UnavailableError):
 class InsufficientNodes(Unavailable):
     """The cluster has fewer members than the explicit consistency asks for."""
 
-    code = "insufficient_nodes"
+    code, retryable = "insufficient_nodes", False
 
 
 class NotReady(UnavailableError):

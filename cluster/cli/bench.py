@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cluster.cli.session import Session, parse_duration_s
+from cluster.cli.session import Session, parse_duration_s, quiet_collector
 from kvstore.errors import ConfigError, InvalidArgument
 
 if TYPE_CHECKING:
@@ -38,7 +38,9 @@ BUCKETS = {"register": "bench", "lww": "bench_lww"}
     "--workload", type=click.Choice(["a", "b", "c", "d", "e", "f", "put", "get"]), default="a", show_default=True,
     help="YCSB's mixes a-f, or put or get alone.",
 )  # fmt: skip
-@click.option("--concurrency", type=click.IntRange(1, 65_536), help="Operations in flight. [64; open loop at most 1024]")
+@click.option(
+    "--concurrency", type=click.IntRange(1, 65_536), help="Operations in flight. [64; open loop at most 1024]"
+)
 @click.option("--rate", type=click.FloatRange(min=0.1), help="Open loop: this many operations per second are due.")
 @click.option("--keys", type=click.IntRange(min=1), default=100_000, show_default=True, help="Size of the key space.")
 @click.option("--value-size", type=click.IntRange(0, 1024 * 1024), default=100, show_default=True, help="Bytes.")
@@ -70,6 +72,7 @@ def _main(session: Session, options: dict[str, Any]) -> int:
     from cluster.cli.bench_core import choose_mix
 
     choose_mix(options["workload"])
+    quiet_collector()  # the generator's pauses are not the cluster's latency
     _histogram()  # before anything is written to the cluster
     return uvloop.run(_bench(session, options))
 
@@ -118,7 +121,9 @@ async def _ensure_bucket(client: AsyncClient, name: str, kind: str) -> None:
     if existing is None:
         await client.create_bucket(name, default_type=kind)
     elif existing.default_type.name.lower() != kind:
-        raise InvalidArgument(f"bucket {name} is {existing.default_type.name.lower()}, not {kind}: choose another --bucket")
+        raise InvalidArgument(
+            f"bucket {name} is {existing.default_type.name.lower()}, not {kind}: choose another --bucket"
+        )
 
 
 async def _measure(runner: Runner, plan: BenchPlan, options: dict[str, Any]) -> tuple[Measured, int]:
@@ -195,9 +200,13 @@ def _text(document: dict[str, Any]) -> str:
     target = f"target {document['rate_target']:g}/s achieved " if document["loop"] == "open" else ""
     lines = [head, f"{target}{document['per_s']:,.0f}/s  {_shown(document['latency_ms'])}  errors {document['errors']}"]
     if len(document["by_kind"]) > 1:
-        lines += [f"  {name:<18} {each['operations']:>9,}  {_shown(each)}" for name, each in document["by_kind"].items()]
+        lines += [
+            f"  {name:<18} {each['operations']:>9,}  {_shown(each)}" for name, each in document["by_kind"].items()
+        ]
     if document["errors"]:
-        lines.append("  errors: " + ", ".join(f"{code} {count:,}" for code, count in document["errors_by_code"].items()))
+        lines.append(
+            "  errors: " + ", ".join(f"{code} {count:,}" for code, count in document["errors_by_code"].items())
+        )
     if document["not_found"]:
         lines.append(f"  not found: {document['not_found']:,} reads (run with --preload)")
     return "\n".join(lines)
@@ -206,5 +215,3 @@ def _text(document: dict[str, Any]) -> str:
 def _shown(percentiles: dict[str, Any]) -> str:
     names = [f"p{each:g}" for each in PERCENTILES] + ["max"]
     return "  ".join(f"{name} {percentiles[name]:.2f}" for name in names if name in percentiles) + " ms"
-
-

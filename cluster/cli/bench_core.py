@@ -95,7 +95,9 @@ WORKLOADS = {
 def choose_mix(name: str) -> Mix:
     """Return the workload called `name`, or raise `InvalidArgument` saying why there is none."""
     if name == "e":
-        raise InvalidArgument("workload e scans, and this version has no scan; the others are a, b, c, d, f, put and get")
+        raise InvalidArgument(
+            "workload e scans, and this version has no scan; the others are a, b, c, d, f, put and get"
+        )
     return WORKLOADS[name]
 
 

@@ -59,7 +59,9 @@ def list_buckets(session: Session) -> None:
 
         documents = [bucket_document(each) for each in (await client.topology()).buckets]
         names = ["name", "type", "r", "w", "dw", "pr", "pw", "ttl_ms"]
-        rows = [["-" if document[name] in (None, 0) else str(document[name]) for name in names] for document in documents]
+        rows = [
+            ["-" if document[name] in (None, 0) else str(document[name]) for name in names] for document in documents
+        ]
         session.show({"buckets": documents}, table([[name.upper() for name in names], *rows]))
         return 0
 

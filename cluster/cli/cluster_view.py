@@ -206,7 +206,9 @@ class ClusterView:
 def table(rows: list[list[str]]) -> str:
     """Align cells in columns two spaces apart."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    )
 
 
 def human_bytes(size_bytes: int) -> str:
@@ -223,7 +225,13 @@ def human_count(count: int) -> str:
     for limit, unit in ((10**6, "k"), (10**9, "M"), (10**12, "G")):
         if count < limit:
             scaled = count / (limit / 1_000)
-            return f"{scaled:.2f} {unit}" if scaled < 10 else f"{scaled:.1f} {unit}" if scaled < 100 else f"{scaled:.0f} {unit}"
+            return (
+                f"{scaled:.2f} {unit}"
+                if scaled < 10
+                else f"{scaled:.1f} {unit}"
+                if scaled < 100
+                else f"{scaled:.0f} {unit}"
+            )
     return f"{count / 1e12:.2f} T"
 
 

@@ -159,7 +159,9 @@ class _Demo:
         bucket = client.bucket("default").with_options(timeout=PUT_TIMEOUT_S)
         findings = self._findings
         kill_at = int(len(records) * random.SystemRandom().uniform(*KILL_BETWEEN))
-        self._say(f"writing {len(records):,} records, the named characters of Unicode {unicodedata.unidata_version}, w=2 of 3")
+        self._say(
+            f"writing {len(records):,} records, the named characters of Unicode {unicodedata.unidata_version}, w=2 of 3"
+        )
         started_s = time.monotonic()
 
         async def write(key: str) -> None:
@@ -175,7 +177,9 @@ class _Demo:
         await _run_all(_until(records, started_s + WRITE_BUDGET_S), write, WRITE_CONCURRENCY)
         findings.write_s = time.monotonic() - started_s
         count = len(findings.acknowledged)
-        stopped = "" if count + sum(findings.failed.values()) == len(records) else f" (stopped after {WRITE_BUDGET_S:.0f} s)"
+        stopped = (
+            "" if count + sum(findings.failed.values()) == len(records) else f" (stopped after {WRITE_BUDGET_S:.0f} s)"
+        )
         self._say(f"{count:,} records acknowledged, {count / findings.write_s:,.0f}/s{stopped}")
         for code, failures in sorted(findings.failed.items()):
             self._say(f"[red]{failures:,} puts failed: {code}[/red]")
@@ -219,7 +223,9 @@ class _Demo:
         """Bring the node back. It missed writes; a read at R=3 must wait for it, and must still answer right."""
         victim = self._victim
         await asyncio.to_thread(victim.start)
-        self._say(f"node {victim.data.name} restarted: {victim.start_lines[-1].partition(' · ')[2].partition(' · ')[0]}")
+        self._say(
+            f"node {victim.data.name} restarted: {victim.start_lines[-1].partition(' · ')[2].partition(' · ')[0]}"
+        )
         acknowledged = self._findings.acknowledged
         sample = random.SystemRandom().sample(acknowledged, min(SAMPLE_COUNT, len(acknowledged)))
         lost = await self._compare(client, sample, records, r=3)
@@ -248,7 +254,11 @@ class _Demo:
             )  # fmt: skip
         for line in found.lost[:10]:
             self._out.print(f"[red]lost[/red] {line}", markup=True)
-        verdict = "[bold green]nothing lost[/bold green]" if not found.lost else f"[bold red]{len(found.lost)} LOST[/bold red]"
+        verdict = (
+            "[bold green]nothing lost[/bold green]"
+            if not found.lost
+            else f"[bold red]{len(found.lost)} LOST[/bold red]"
+        )
         self._out.print(
             f"{verdict}: {len(found.acknowledged):,} puts acknowledged by two of three nodes or more, one node killed with"
             f" SIGKILL while\nwriting, {found.verified:,} read back byte for byte at R=2 without it and {found.sampled:,} at R=3"

@@ -40,7 +40,9 @@ STARTED_S = time.monotonic()
 @click.option("--config", type=click.Path(dir_okay=False), help="TOML file with any of these options. [KVNODE_CONFIG]")
 @click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), help="[info]")
 @click.option("--log-format", type=click.Choice(["text", "json"]), help="[text]")
-@click.option("--insecure", is_flag=True, default=None, help="Serve beyond this machine without TLS and authentication.")
+@click.option(
+    "--insecure", is_flag=True, default=None, help="Serve beyond this machine without TLS and authentication."
+)
 @click.version_option(__version__, prog_name="kvnode")
 def main(config: str | None, **options: Any) -> None:
     """Run a node: found a cluster, or enter one with --join.
@@ -86,7 +88,9 @@ def _announce(node: Node, settings: NodeSettings) -> None:
         owned = next((each["partitions"] for each in status["members"] if each["node_id"] == status["node_id"]), 0)
         members = len(status["members"])
         verb = "joined" if status["boot_number"] == 1 else "member of"
-        print(f'{verb} "{status["cluster"]}" ({members} nodes), holding {owned} of {1 << status["partition_bits"]} partitions')
+        print(
+            f'{verb} "{status["cluster"]}" ({members} nodes), holding {owned} of {1 << status["partition_bits"]} partitions'
+        )
     print(
         f"kvnode {__version__}  node {status['node_id'][:4]}  data {settings.data}  grpc {node.address}"
         f" · ready in {time.monotonic() - STARTED_S:.1f} s · try: kvctl put hello world",

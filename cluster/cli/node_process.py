@@ -67,16 +67,20 @@ class NodeProcess:
 
     def launch(self) -> None:
         """Start without waiting; `wait_ready` follows."""
-        command = [sys.executable, "-m", "cluster.cli.kvnode", "--data", str(self.data), "--listen", self.address]
-        for seed in self._join:
-            command += ["--join", seed]
         environment = {name: value for name, value in os.environ.items() if not name.startswith("KVNODE_")}
         environment["PYTHONUNBUFFERED"] = "1"
         with self._log_path.open("ab") as log:
             self._process = subprocess.Popen(
-                [*command, *self._flags], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log,
+                self.command(), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log,
                 env=environment, start_new_session=True,
             )  # fmt: skip  # its own session: Ctrl-C reaches us, and we end it
+
+    def command(self) -> list[str]:
+        """Return the command line of the next start."""
+        command = [sys.executable, "-m", "cluster.cli.kvnode", "--data", str(self.data), "--listen", self.address]
+        for seed in self._join:
+            command += ["--join", seed]
+        return [*command, *self._flags]
 
     def wait_ready(self, *, timeout_s: float) -> None:
         """Read stdout until the ready line; takes the address from it."""
@@ -121,18 +125,22 @@ class NodeProcess:
     def kill(self) -> None:
         """End the process with SIGKILL and reap it; does nothing if it is not running."""
         self.signal(signal.SIGKILL)
-        self._reap(None)
+        self.wait(None)
 
     def terminate(self, *, timeout_s: float = 15.0) -> int:
         """Ask for an orderly stop and return the exit code; SIGKILL after `timeout_s`."""
         self.signal(signal.SIGTERM)
         try:
-            return self._reap(timeout_s)
+            return self.wait(timeout_s)
         except subprocess.TimeoutExpired:
             self.kill()
             raise
 
-    def _reap(self, timeout_s: float | None) -> int:
+    def wait(self, timeout_s: float | None) -> int:
+        """Wait until the process ended by itself or by a signal, and return its exit code (0 if it never started).
+
+        Raises `subprocess.TimeoutExpired`; the process then still runs.
+        """
         if self._process is None:
             return 0
         code = self._process.wait(timeout_s)

@@ -166,7 +166,7 @@ def _show_read(session: Session, key: str, bucket: str, result: GetResult[Any], 
         session.show(document, show_text(result.siblings[0].value))
         return 0
     lines = [
-        f'#{number} {json.dumps(jsonable(each.value), ensure_ascii=False)}  dot {each.dot}  written {each.written_at}'
+        f"#{number} {json.dumps(jsonable(each.value), ensure_ascii=False)}  dot {each.dot}  written {each.written_at}"
         for number, each in enumerate(result.siblings, 1)
     ]
     if len(result.siblings) > 1:

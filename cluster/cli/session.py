@@ -7,6 +7,7 @@ Exit codes are part of the interface: 0 ok, 1 unexpected, 2 usage, 3 not found, 
 from __future__ import annotations
 
 import base64
+import gc
 import json
 import sys
 from collections.abc import Awaitable, Callable
@@ -18,7 +19,16 @@ from kvstore.errors import InvalidArgument, KVStoreError
 if TYPE_CHECKING:
     from kvstore.client.client import AsyncClient
 
-__all__ = ["SCHEMA", "UNHEALTHY", "Session", "client_url", "jsonable", "parse_duration_s", "show_text"]
+__all__ = [
+    "SCHEMA",
+    "UNHEALTHY",
+    "Session",
+    "client_url",
+    "jsonable",
+    "parse_duration_s",
+    "quiet_collector",
+    "show_text",
+]
 
 SCHEMA = 1
 """Version of every JSON document printed here."""
@@ -73,6 +83,12 @@ class Session:
         if self.is_json:
             fields = {"code": error.code, "message": error.message, "definite": error.definite, **error.details}
             print(json.dumps({"schema": SCHEMA, "error": jsonable(fields)}, ensure_ascii=False))
+
+
+def quiet_collector() -> None:
+    """Collect rarely, for commands with many operations: a full collection stops the loop for tens of milliseconds."""
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 50)
 
 
 def client_url(node: str, timeout_s: float | None) -> str:

@@ -151,7 +151,9 @@ class Coordinator:
         self, slot: Slot, verb: Verb, name: bytes, body: bytes, deadline: float, reply: Reply, forwarded: bool
     ) -> None:
         if forwarded:
-            raise WrongOwner("a forwarded operation reached a node that does not own the key", topology_epoch=self._placement.epoch)
+            raise WrongOwner(
+                "a forwarded operation reached a node that does not own the key", topology_epoch=self._placement.epoch
+            )
         if verb == Verb.FORWARDED_GET:
             reply = partial(_reply_to_read, reply)
         for link in slot.peers:
@@ -165,14 +167,20 @@ class Coordinator:
 
     # --- writes ---------------------------------------------------------------------------------------------------------
 
-    def _put(self, slot: Slot, key: StorageKey, bucket: BucketProperties, body: bytes, deadline: float, reply: Reply) -> None:
+    def _put(
+        self, slot: Slot, key: StorageKey, bucket: BucketProperties, body: bytes, deadline: float, reply: Reply
+    ) -> None:
         request = decode_put(body)
         if len(request.value) > VALUE_SIZE_BYTES_MAX + VALUE_ENVELOPE_BYTES:
-            raise ValueTooLarge("the value is too large", size_bytes=len(request.value), limit_bytes=VALUE_SIZE_BYTES_MAX)
+            raise ValueTooLarge(
+                "the value is too large", size_bytes=len(request.value), limit_bytes=VALUE_SIZE_BYTES_MAX
+            )
         self._counters.puts += 1
         self._write(slot, key, bucket, request, request.value, deadline, reply)
 
-    def _delete(self, slot: Slot, key: StorageKey, bucket: BucketProperties, body: bytes, deadline: float, reply: Reply) -> None:
+    def _delete(
+        self, slot: Slot, key: StorageKey, bucket: BucketProperties, body: bytes, deadline: float, reply: Reply
+    ) -> None:
         request = decode_delete(body)
         self._counters.deletes += 1
         as_put = PutRequest(request.operation_id, b"", request.context, 0, request.w, request.dw, request.pw)
@@ -200,7 +208,9 @@ class Coordinator:
             after, superseded = update(state, context, new, digest), False
             self._check_siblings(after)
         if len(after.vector) > VECTOR_ENTRIES_MAX:
-            raise InvalidContext("the context names too many actors", entries=len(after.vector), limit=VECTOR_ENTRIES_MAX)
+            raise InvalidContext(
+                "the context names too many actors", entries=len(after.vector), limit=VECTOR_ENTRIES_MAX
+            )
         encoded = encode_vector(after.vector)
         record = encode_record(key, after, encoded)
         operation = self._operation(slot, key, record, after, encoded, superseded, core, deadline, reply)
@@ -258,7 +268,9 @@ class Coordinator:
     def _check_siblings(self, state: DVVSet) -> None:
         count = len(state.siblings)
         if count > SIBLINGS_COUNT_MAX:
-            raise TooManySiblings("read, resolve and write with the context", siblings=count - 1, limit=SIBLINGS_COUNT_MAX)
+            raise TooManySiblings(
+                "read, resolve and write with the context", siblings=count - 1, limit=SIBLINGS_COUNT_MAX
+            )
         self._counters.siblings_max = max(count, self._counters.siblings_max)
 
     def _operation(
@@ -283,7 +295,9 @@ class Coordinator:
 
     # --- reads ----------------------------------------------------------------------------------------------------------
 
-    def _get(self, slot: Slot, key: StorageKey, bucket: BucketProperties, body: bytes, deadline: float, reply: Reply) -> None:
+    def _get(
+        self, slot: Slot, key: StorageKey, bucket: BucketProperties, body: bytes, deadline: float, reply: Reply
+    ) -> None:
         request = decode_get(body)
         counts = self._read_counts.get((bucket.name, slot.n_effective, request))
         if counts is None:

@@ -146,7 +146,11 @@ class GetOperation:
     def _judge(self) -> None:
         """Give up if nobody who could answer is left."""
         core = self._core
-        if self._record is None and self._next >= len(self._candidates) and len(core.results) + core.failed >= self._asked:
+        if (
+            self._record is None
+            and self._next >= len(self._candidates)
+            and len(core.results) + core.failed >= self._asked
+        ):
             self._give_up()
 
     def _conclude(self) -> None:

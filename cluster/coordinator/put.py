@@ -108,7 +108,15 @@ class PutOperation:
     def _settle(self) -> None:
         core = self._core
         if core.outcome is Outcome.MET:
-            fields = [core.applied, core.w, self._slot.n, core.primaries, core.durable, self._siblings, self._superseded]
+            fields = [
+                core.applied,
+                core.w,
+                self._slot.n,
+                core.primaries,
+                core.durable,
+                self._siblings,
+                self._superseded,
+            ]
             self._reply(Status.OK, encode_body([*fields, self._context]))
             self._finished(None)
             return

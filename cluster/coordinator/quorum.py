@@ -34,5 +34,7 @@ def _symbolic(count: int, *, n: int, n_effective: int, name: str) -> int:
     elif count == CONSISTENCY_ALL:
         count = n
     if count > n_effective:
-        raise InsufficientNodes(f"{name}={count} asks for more owners than the key has", needed=count, alive=n_effective)
+        raise InsufficientNodes(
+            f"{name}={count} asks for more owners than the key has", needed=count, alive=n_effective
+        )
     return count

@@ -1,4 +1,4 @@
-"""The rare verbs: topology, status, buckets, joining and transfers. Changes go to the founder; another node passes them on once."""
+"""The rare verbs: topology, status, buckets, joins and transfers. Changes go to the founder; other nodes pass them on once."""
 
 from __future__ import annotations
 

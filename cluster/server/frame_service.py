@@ -112,7 +112,9 @@ class FrameService:
             return
         reply = partial(session.reply, operation_id)
         if verb == Verb.REPLICATE or verb == Verb.REPLICATE_EARLY:
-            self._replicate(self._checked(sender, key, version), StorageKey(key), body, reply, early=verb == Verb.REPLICATE_EARLY)
+            self._replicate(
+                self._checked(sender, key, version), StorageKey(key), body, reply, early=verb == Verb.REPLICATE_EARLY
+            )
         elif verb == Verb.FORWARDED_PUT:
             self._coordinator.put(key, body, deadline, reply, forwarded=True)
         elif verb == Verb.FORWARDED_GET:
@@ -141,7 +143,9 @@ class FrameService:
         slot = self._placement.slot(key)
         if version < slot.version:
             epoch = self._placement.epoch
-            raise StalePlacement("planned with an older placement", topology_epoch=epoch, placement_version=slot.version)
+            raise StalePlacement(
+                "planned with an older placement", topology_epoch=epoch, placement_version=slot.version
+            )
         if version > slot.version:
             self._catch_up(sender)
             raise NotReady("the node is catching up with a newer topology", retry_after_s=0.05)

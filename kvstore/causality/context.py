@@ -29,7 +29,9 @@ def encode_context(token: bytes, hlc: int, encoded_vector: bytes) -> bytes:
 def decode_context(context: bytes, token: bytes) -> tuple[VersionVector, HlcTimestamp]:
     """Return the vector and highest HLC of a context; `InvalidContext` if it is unusable, broken or of another key."""
     if not context:
-        raise InvalidContext("this context came from a put that left siblings: read the key, then write with that context")
+        raise InvalidContext(
+            "this context came from a put that left siblings: read the key, then write with that context"
+        )
     if len(context) < _HEADER.size:
         raise InvalidContext("not a context", size_bytes=len(context))
     version, of_token, hlc = _HEADER.unpack_from(context)

@@ -17,7 +17,16 @@ from kvstore.errors import DecodeError
 from kvstore.ids import ActorId
 from kvstore.limits import VECTOR_ENTRIES_MAX
 
-__all__ = ["Relation", "VersionVector", "compare", "covers", "decode_vector", "descends", "encode_vector", "merge_vectors"]
+__all__ = [
+    "Relation",
+    "VersionVector",
+    "compare",
+    "covers",
+    "decode_vector",
+    "descends",
+    "encode_vector",
+    "merge_vectors",
+]
 
 VersionVector = dict[ActorId, int]
 

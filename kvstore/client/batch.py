@@ -97,9 +97,7 @@ class AsyncBatch(Generic[T]):
         if item is not None:
             self._add(item)
 
-    def _put_item(
-        self, key: Key, value: T, *, context: bytes | Omitted | None, ttl: Duration | None
-    ) -> Item | None:
+    def _put_item(self, key: Key, value: T, *, context: bytes | Omitted | None, ttl: Duration | None) -> Item | None:
         try:
             return self._bucket._put_item(key, value, context=context, ttl=ttl)
         except ClientError as error:

@@ -81,7 +81,11 @@ class AsyncBucket(Generic[T]):
         self._requests: Requests | None = None
         self._prefix = b""
         self._get_body = self._get_request(None, None, None)
-        self._write_defaults = _first(options.w, options.consistency), _first(options.dw, options.consistency), options.pw
+        self._write_defaults = (
+            _first(options.w, options.consistency),
+            _first(options.dw, options.consistency),
+            options.pw,
+        )
 
     @property
     def options(self) -> Options:
@@ -243,12 +247,12 @@ class AsyncBucket(Generic[T]):
                 return PutResult(0, 0, seen.n, 0, 0, 0, False, seen.context)
             return await self._write(key, None, seen.context, 0, counts, timeout_s)
 
-    def _put_item(
-        self, key: Key, value: T, *, context: bytes | Omitted | None, ttl: Duration | None = None
-    ) -> Item:
+    def _put_item(self, key: Key, value: T, *, context: bytes | Omitted | None, ttl: Duration | None = None) -> Item:
         """Return a put of a batch, checked and encoded."""
         known = None if context is OMITTED else usable(context)
-        return Item(key, self._codec.encode(value), known, self._options.ttl_ms if ttl is None else ttl_ms_of("ttl", ttl))
+        return Item(
+            key, self._codec.encode(value), known, self._options.ttl_ms if ttl is None else ttl_ms_of("ttl", ttl)
+        )
 
     async def _perform_item(self, item: Item) -> PutResult:
         """Carry out an item of a batch."""

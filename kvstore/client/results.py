@@ -68,7 +68,9 @@ class Context(bytes):
 def usable(context: bytes | None) -> bytes:
     """Return the context if it can be used; `InvalidContext` for None and the empty one a put with siblings leaves."""
     if not context:
-        raise InvalidContext("this context came from a put that left siblings: read the key, then write with that context")
+        raise InvalidContext(
+            "this context came from a put that left siblings: read the key, then write with that context"
+        )
     if not isinstance(context, bytes):
         raise InvalidContext(f"a context is bytes, not {type(context).__name__}")
     return context
@@ -134,7 +136,9 @@ class GetResult(Generic[T]):
         if not self._values:
             raise NotFound("there is no value under this key")
         if self._resolver is None:
-            raise Siblings("there are concurrent values: use .siblings, or give the bucket a resolver", count=len(self._values))
+            raise Siblings(
+                "there are concurrent values: use .siblings, or give the bucket a resolver", count=len(self._values)
+            )
         return self._resolver(self.siblings)
 
     def get(self, default: D) -> T | D:

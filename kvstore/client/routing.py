@@ -74,9 +74,7 @@ class Router:
 
     # --- operations -------------------------------------------------------------------------------------------------
 
-    def send(
-        self, verb: int, name: bytes, body: bytes, deadline: float, attempt: int = 0
-    ) -> asyncio.Future[bytes]:
+    def send(self, verb: int, name: bytes, body: bytes, deadline: float, attempt: int = 0) -> asyncio.Future[bytes]:
         """Send an operation on the object `name`; the future gives the OK body or raises the error of the reply.
 
         Raises Unavailable or Overloaded (nothing was sent), or ClientClosed.

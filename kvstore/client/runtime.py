@@ -123,5 +123,3 @@ class Runtime:
 
         transport = self._owned_transport = GrpcTransport()
         return transport
-
-

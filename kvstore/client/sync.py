@@ -195,9 +195,7 @@ class Bucket(Generic[T]):
         timeout: Duration | None = None,
     ) -> GetResult[T]:  # fmt: skip
         """See `AsyncBucket.get`."""
-        return self._runner.run(
-            lambda: self._bucket.get(key, consistency=consistency, r=r, pr=pr, timeout=timeout)
-        )
+        return self._runner.run(lambda: self._bucket.get(key, consistency=consistency, r=r, pr=pr, timeout=timeout))
 
     def put(
         self, key: Key, value: T, *, context: bytes | Omitted | None = OMITTED, consistency: Consistency | None = None,

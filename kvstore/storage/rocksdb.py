@@ -316,7 +316,9 @@ class RocksEngine:
             raise SuspectStore(f"{self._path / IDENTITY_FILE} belongs to another store: {REPLACE_HINT}")
         inode = identity_inode(self._path) or b""
         self._report = read_report(lambda key: self.get(Family.META, key), boot_id=boot_id, directory=inode)
-        self._write_durably([*opening_puts(self._report, boot_id=boot_id, directory=inode), (Family.META, META_NODE_ID, stored)])
+        self._write_durably(
+            [*opening_puts(self._report, boot_id=boot_id, directory=inode), (Family.META, META_NODE_ID, stored)]
+        )
 
     def _release(self) -> None:
         # Iterators and family handles alike keep the database locked after close.

@@ -30,7 +30,10 @@ class Coalescer:
                  "frames_sent", "operations_sent")  # fmt: skip
 
     def __init__(
-        self, send: Callable[[bytes], None], header: Callable[[], list[Any]], is_busy: Callable[[], bool] = lambda: False
+        self,
+        send: Callable[[bytes], None],
+        header: Callable[[], list[Any]],
+        is_busy: Callable[[], bool] = lambda: False,
     ) -> None:
         self._is_busy = is_busy
         self._loop = asyncio.get_running_loop()

@@ -21,7 +21,16 @@ from kvstore.flat import unpack_flat
 from kvstore.limits import FRAME_OPERATIONS_MAX, FRAME_SIZE_BYTES_MAX
 from kvstore.messages import PROTOCOL_VERSION
 
-__all__ = ["FrameKind", "Hello", "REPLY_STRIDE", "REQUEST_STRIDE", "decode_frame", "encode_frame", "hello_fields", "hello_from"]
+__all__ = [
+    "FrameKind",
+    "Hello",
+    "REPLY_STRIDE",
+    "REQUEST_STRIDE",
+    "decode_frame",
+    "encode_frame",
+    "hello_fields",
+    "hello_from",
+]
 
 REQUEST_STRIDE = 6
 REPLY_STRIDE = 3

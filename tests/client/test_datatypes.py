@@ -69,9 +69,13 @@ def test_a_typed_value_comes_back_as_it_was(kind: Any, value: Any) -> None:
     assert codec.decode(codec.encode(value)) == value
 
 
-scalars = st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats(allow_nan=False) | st.text() | st.binary()
+scalars = (
+    st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats(allow_nan=False) | st.text() | st.binary()
+)
 values = st.recursive(
-    scalars, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text() | st.binary(), inner, max_size=4), max_leaves=9
+    scalars,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text() | st.binary(), inner, max_size=4),
+    max_leaves=9,
 )
 
 
@@ -101,7 +105,8 @@ def test_a_value_that_could_not_be_read_back_is_not_written(value: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "value", [object(), 2**64, {1: object()}, {(1, 2): 3}, {1, 2}, 1j, datetime.date(2024, 1, 1), "\ud800", [[{(1,): 2}]]]
+    "value",
+    [object(), 2**64, {1: object()}, {(1, 2): 3}, {1, 2}, 1j, datetime.date(2024, 1, 1), "\ud800", [[{(1,): 2}]]],
 )
 def test_what_msgpack_cannot_say_is_an_invalid_argument(value: Any) -> None:
     """Nothing was sent."""
@@ -153,6 +158,7 @@ def test_a_str_key_is_its_utf8_bytes() -> None:
 
 def test_operation_ids_increase_even_if_the_clock_stands_or_steps_back() -> None:
     """8 bytes of time, 8 of chance."""
+
     class Clock:
         times_ns: ClassVar[list[int]] = [5, 5, 3, 9, 9]
 

@@ -128,7 +128,9 @@ def test_the_first_retry_goes_elsewhere_at_once_and_later_ones_back_off_with_jit
 
 def test_retry_after_is_waited_for_and_spread() -> None:
     """All who were refused together must not return together, and none early."""
-    waits_s = [attempts().failed(errors.Overloaded("x", retry_after_s=0.2), 0.0, random.Random(seed)) for seed in range(9)]
+    waits_s = [
+        attempts().failed(errors.Overloaded("x", retry_after_s=0.2), 0.0, random.Random(seed)) for seed in range(9)
+    ]
 
     assert all(wait_s is not None and 0.2 <= wait_s <= 0.3 for wait_s in waits_s)
     assert len(set(waits_s)) == 9

@@ -65,7 +65,13 @@ def test_the_faces_have_the_same_methods_with_the_same_parameters(source: type, 
     """Names, kinds, defaults and annotations; what differs is only that nothing is awaited."""
     public = {name for name in vars(source) if not name.startswith("_")} - {"pending_max"}
 
-    assert {name for name in vars(face) if not name.startswith("_")} >= public - {"name", "ok", "failed", "options", "seeds"}
+    assert {name for name in vars(face) if not name.startswith("_")} >= public - {
+        "name",
+        "ok",
+        "failed",
+        "options",
+        "seeds",
+    }
     for name in sorted(public):
         ours, theirs = getattr(face, name), getattr(source, name)
         if callable(theirs):
@@ -122,6 +128,7 @@ def test_a_batch_and_get_many(kv: Client, monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_many_threads_share_one_client(kv: Client) -> None:
     """Each gets its own answers, and no operation id is minted twice."""
+
     def work(i: int) -> list[Any]:
         return [kv.put(f"t{i}", i), kv.get(f"t{i}").value, kv.bucket("default").get(f"t{i}").value][1:]
 

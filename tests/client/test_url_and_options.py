@@ -54,7 +54,13 @@ def test_an_unknown_option_lists_the_known_ones() -> None:
 
 def test_a_keyword_wins_over_the_url_and_that_over_the_environment() -> None:
     """Nearest to the code wins."""
-    environ = {"KVSTORE_TIMEOUT": "1s", "KVSTORE_R": "1", "KVSTORE_W": "1", "KVSTORE_DATA": "/var/lib/kv", "KVSTORE_PR": ""}
+    environ = {
+        "KVSTORE_TIMEOUT": "1s",
+        "KVSTORE_R": "1",
+        "KVSTORE_W": "1",
+        "KVSTORE_DATA": "/var/lib/kv",
+        "KVSTORE_PR": "",
+    }
 
     kv = AsyncClient.from_url("kv://h/?timeout=2s&r=quorum", environ=environ, timeout=timedelta(seconds=3))
 
@@ -66,7 +72,9 @@ def test_a_keyword_wins_over_the_url_and_that_over_the_environment() -> None:
 
 def test_the_environment_knows_every_option() -> None:
     """KVSTORE_ and the name in capitals."""
-    assert sorted(from_environment({f"KVSTORE_{name.upper()}": "1" for name in CLIENT_OPTIONS})) == sorted(CLIENT_OPTIONS)
+    assert sorted(from_environment({f"KVSTORE_{name.upper()}": "1" for name in CLIENT_OPTIONS})) == sorted(
+        CLIENT_OPTIONS
+    )
 
 
 @pytest.mark.parametrize(
@@ -77,14 +85,18 @@ def test_durations_have_units(text: str, seconds: float) -> None:
     assert duration_s("timeout", text) == pytest.approx(seconds)
 
 
-@pytest.mark.parametrize("value", ["", "fast", "-1s", "1 s", "0", 0, -1, float("nan"), float("inf"), True, None, "1e3", "٣s"])
+@pytest.mark.parametrize(
+    "value", ["", "fast", "-1s", "1 s", "0", 0, -1, float("nan"), float("inf"), True, None, "1e3", "٣s"]
+)
 def test_a_duration_is_positive_and_finite(value: object) -> None:
     """Anything else is refused with the option's name."""
     with pytest.raises(errors.InvalidArgument, match="timeout must be"):
         duration_s("timeout", value)
 
 
-@pytest.mark.parametrize(("value", "count"), [("one", 1), ("QUORUM", 101), ("all", 102), ("3", 3), (Consistency.ALL, 102)])
+@pytest.mark.parametrize(
+    ("value", "count"), [("one", 1), ("QUORUM", 101), ("all", 102), ("3", 3), (Consistency.ALL, 102)]
+)
 def test_a_count_is_a_number_or_a_word(value: Any, count: int) -> None:
     """The words travel as symbols, so the cluster's N decides."""
     assert with_given(Options(), {"w": value}, CLIENT_OPTIONS).w == count

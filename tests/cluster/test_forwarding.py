@@ -77,7 +77,14 @@ def test_peer_verbs_are_for_members() -> None:
 
     async def main(cluster: Cluster) -> None:
         client = cluster.client(0)
-        for verb in (Verb.REPLICATE, Verb.FETCH, Verb.FORWARDED_PUT, Verb.TRANSFER, Verb.TOPOLOGY_ADOPT, Verb.FORWARDED_ADMIN):
+        for verb in (
+            Verb.REPLICATE,
+            Verb.FETCH,
+            Verb.FORWARDED_PUT,
+            Verb.TRANSFER,
+            Verb.TOPOLOGY_ADOPT,
+            Verb.FORWARDED_ADMIN,
+        ):
             with pytest.raises(InvalidArgument):
                 await client.call(verb, name_of_key("k"), b"x")
 

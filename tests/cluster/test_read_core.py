@@ -26,7 +26,9 @@ def state_of(*writes: int) -> DVVSet:
     for actor in writes:
         counter = state.vector.get(ACTORS[actor], 0) + 1
         operation = OperationId(b"%08d%08d" % (actor, counter))
-        new = Sibling(ACTORS[actor], counter, HlcTimestamp(counter), HlcTimestamp(0), operation, b"%d.%d" % (actor, counter))
+        new = Sibling(
+            ACTORS[actor], counter, HlcTimestamp(counter), HlcTimestamp(0), operation, b"%d.%d" % (actor, counter)
+        )
         state = update(state, {}, new, b"12345678")
     return state
 

@@ -241,7 +241,9 @@ def test_an_incoming_record_of_another_key_is_refused() -> None:
         bench = Bench(MemoryDisk())
         elsewhere = storage_key(object_name("default", ObjectType.REGISTER, b"other"))
         with pytest.raises(Corruption):
-            bench.replica.stage_merge(P0, elsewhere, encode_record(KEY, write(EMPTY, other_actor(), b"1")), bench.told.append)
+            bench.replica.stage_merge(
+                P0, elsewhere, encode_record(KEY, write(EMPTY, other_actor(), b"1")), bench.told.append
+            )
         assert bench.engine.get(Family.DATA, elsewhere) is None
 
     on_loop(main)

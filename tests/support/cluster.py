@@ -203,7 +203,9 @@ class Cluster:
     def _see(self, name: str, key: StorageKey, record: bytes) -> None:
         for sibling in decode_record(key, record).siblings:
             if self._bound.setdefault((key, sibling.actor, sibling.counter), sibling.value) != sibling.value:
-                self.dots_bound_twice.append(f"{name}: {sibling.actor.hex()}:{sibling.counter} is also {sibling.value!r}")
+                self.dots_bound_twice.append(
+                    f"{name}: {sibling.actor.hex()}:{sibling.counter} is also {sibling.value!r}"
+                )
 
     def _node_died(self, host: Host, fatal: asyncio.Future[None]) -> None:
         if fatal.cancelled() or (why := fatal.exception()) is None or host.node is None:

@@ -1,9 +1,9 @@
 """Peers that do what a test tells them: a service whose answer is written in the key of each request, and its server.
 
-    b"echo"            OK with the same body, at once            b"silent"      no answer
-    b"late 0.5"        OK after 0.5 s                            b"applied"     APPLIED, and OK a little later
-    b"applied only"    APPLIED and nothing else                  b"error"       a typed error
-    b"double"          OK twice (a bug of the other side)
+b"echo"            OK with the same body, at once            b"silent"      no answer
+b"late 0.5"        OK after 0.5 s                            b"applied"     APPLIED, and OK a little later
+b"applied only"    APPLIED and nothing else                  b"error"       a typed error
+b"double"          OK twice (a bug of the other side)
 """
 
 from __future__ import annotations

@@ -25,9 +25,7 @@ U64 = st.integers(0, (1 << 64) - 1)
 BODY, SMALL_ID = st.binary(max_size=99), st.binary(max_size=16)
 REQUEST = st.tuples(U64, st.integers(0, 63), U64, st.integers(0, 1 << 31), st.binary(max_size=30), BODY)
 REPLY = st.tuples(U64, st.integers(0, 3), BODY)
-HELLOS = st.builds(
-    Hello, U64, U64, SMALL_ID, SMALL_ID, U64, U64, U64, st.text(max_size=20), st.text(max_size=9)
-)
+HELLOS = st.builds(Hello, U64, U64, SMALL_ID, SMALL_ID, U64, U64, U64, st.text(max_size=20), st.text(max_size=9))
 FRAMES = st.one_of(
     st.lists(REQUEST, min_size=1, max_size=20).map(lambda operations: [1, *(f for o in operations for f in o)]),
     st.tuples(U64, st.lists(REPLY, min_size=1, max_size=20)).map(lambda r: [2, r[0], *(f for o in r[1] for f in o)]),

@@ -457,9 +457,7 @@ def test_attempts_to_connect_back_off_with_jitter() -> None:
         times: list[list[float]] = []
         for seed in (1, 2):
             transport = CountingTransport()
-            link = Link(
-                transport=transport, address=ADDRESS, hello=Hello, rng=random.Random(seed), options=OPTIONS
-            )
+            link = Link(transport=transport, address=ADDRESS, hello=Hello, rng=random.Random(seed), options=OPTIONS)
             started_s = now_s()
             link.start()
             await asyncio.sleep(60)
