@@ -236,6 +236,7 @@ class Node:
             self._die(link.refused)
             return
         if not link.is_up or link.remote is None:
+            self.coordinator.peer_is_down()
             return
         try:
             self.admission.check(link.remote)

@@ -52,7 +52,6 @@ from kvstore.errors import (
 from kvstore.ids import HlcTimestamp, ObjectType, OperationId, StorageKey
 from kvstore.limits import INFLIGHT_PER_NODE_MAX, SIBLINGS_COUNT_MAX, VALUE_SIZE_BYTES_MAX, VECTOR_ENTRIES_MAX
 from kvstore.messages import (
-    GetRequest,
     PutRequest,
     Status,
     Verb,
@@ -71,6 +70,8 @@ VALUE_ENVELOPE_BYTES = 16
 """What a client's encoding may add around a value of VALUE_SIZE_BYTES_MAX."""
 SLOW_READ_S = 0.1
 """A replica that has not answered a read by then is not waited for alone: another owner is asked too."""
+SPARE_READS_SHARE, SPARE_READS_MAX = 0.05, 64.0
+"""Asking another owner may add a twentieth to the reads (and 64 at once): when all are slow, more asking makes it slower."""
 _NO_CONTEXT: tuple[VersionVector, HlcTimestamp] = ({}, HlcTimestamp(0))
 
 
@@ -91,7 +92,9 @@ class Coordinator:
         self._counts: dict[tuple[str, int, int | None, int | None, int | None], tuple[int, int, int]] = {}
         """Resolved w, dw, pw: buckets never change and N is the cluster's, so what was computed once stays true. Bounded by
         buckets x N x the few counts that resolve at all."""
-        self._read_counts: dict[tuple[str, int, GetRequest], tuple[int, int]] = {}
+        self._read_counts: dict[tuple[str, int], tuple[int, int]] = {}
+        """Resolved r and pr of reads that ask for nothing special."""
+        self._spare_reads = SPARE_READS_MAX
         self.in_flight = 0
         self.put_latencies, self.get_latencies = Latencies(), Latencies()
 
@@ -107,7 +110,15 @@ class Coordinator:
 
     def get(self, name: bytes, body: bytes, deadline: float, reply: Reply, *, forwarded: bool) -> None:
         """Coordinate GET, or forward it once."""
-        self._guarded(self._get, Verb.FORWARDED_GET, name, body, deadline, reply, forwarded)
+        try:
+            slot, key, bucket = self._plan(name, deadline)
+            if slot.is_owner:
+                self._get(slot, key, bucket, body, deadline, reply)
+            else:
+                self._forward(slot, Verb.FORWARDED_GET, name, body, deadline, reply, forwarded)
+        except KVStoreError as error:
+            self._counters.count_error(error.code)
+            fail(reply, error)
 
     def _guarded(
         self, run: Callable[[Slot, StorageKey, BucketProperties, bytes, float, Reply], None], forward_verb: Verb, name: bytes,
@@ -198,7 +209,9 @@ class Coordinator:
             self._counters.duplicates += 1
             encoded = encode_vector(state.vector)
             record = encode_record(key, state, encoded)
-            self._operation(slot, key, record, state, encoded, False, core, deadline, reply).unchanged()
+            self._operation(
+                slot, key, record, state, encoded, request.operation_id, False, core, deadline, reply
+            ).unchanged()
             return
         new, context = self._mint(slot, key, state, request, value, ttl_ms)
         if key[8] == ObjectType.LWW:
@@ -213,7 +226,9 @@ class Coordinator:
             )
         encoded = encode_vector(after.vector)
         record = encode_record(key, after, encoded)
-        operation = self._operation(slot, key, record, after, encoded, superseded, core, deadline, reply)
+        operation = self._operation(
+            slot, key, record, after, encoded, request.operation_id, superseded, core, deadline, reply
+        )
         self._replica.store.stage(key, record, operation.applied)
 
     def _write_core(self, slot: Slot, bucket: BucketProperties, request: PutRequest) -> WriteCore:
@@ -274,13 +289,14 @@ class Coordinator:
         self._counters.siblings_max = max(count, self._counters.siblings_max)
 
     def _operation(
-        self, slot: Slot, key: StorageKey, record: bytes, state: DVVSet, encoded_vector: bytes, superseded: bool,
-        core: WriteCore, deadline: float, reply: Reply,
+        self, slot: Slot, key: StorageKey, record: bytes, state: DVVSet, encoded_vector: bytes, operation_id: bytes,
+        superseded: bool, core: WriteCore, deadline: float, reply: Reply,
     ) -> PutOperation:  # fmt: skip
         self.in_flight += 1
-        context = UNUSABLE
-        if len(state.siblings) == 1:
-            context = encode_context(key[:8], state.siblings[0].hlc, encoded_vector)
+        context, only = UNUSABLE, state.siblings[0] if len(state.siblings) == 1 else None
+        # Not if the one value left is somebody else's, which a retry finds: the client was never shown it.
+        if only is not None and only.operation_id == operation_id:
+            context = encode_context(key[:8], only.hlc, encoded_vector)
         return PutOperation(
             store=self._replica.store, slot=slot, key=key, record=record, core=core, deadline=deadline, reply=reply,
             context=context, siblings=len(state.siblings), superseded=superseded,
@@ -298,16 +314,15 @@ class Coordinator:
     def _get(
         self, slot: Slot, key: StorageKey, bucket: BucketProperties, body: bytes, deadline: float, reply: Reply
     ) -> None:
-        request = decode_get(body)
-        counts = self._read_counts.get((bucket.name, slot.n_effective, request))
-        if counts is None:
-            counts = self._resolve_read(slot, bucket, request)
-        r, pr = counts
+        counts = None if body else self._read_counts.get((bucket.name, slot.n_effective))
+        r, pr = counts or self._resolve_read(slot, bucket, body)
         needed = r if r > pr else pr
         if slot.reachable() < needed:
             raise Unavailable("too few owners of the key can be reached", needed=needed, alive=slot.reachable())
         self._counters.gets += 1
         self.in_flight += 1
+        if self._spare_reads < SPARE_READS_MAX:
+            self._spare_reads += SPARE_READS_SHARE
         readers = slot.readers
         candidates = readers[self._turn % len(readers)]
         operation = GetOperation(self, self._replica, slot, key, r, pr, candidates, deadline, self._loop.time(), reply)
@@ -318,11 +333,13 @@ class Coordinator:
                 self._watching_reads = True
                 self._loop.call_later(SLOW_READ_S / 2, self._watch_reads)
 
-    def _resolve_read(self, slot: Slot, bucket: BucketProperties, request: GetRequest) -> tuple[int, int]:
+    def _resolve_read(self, slot: Slot, bucket: BucketProperties, body: bytes) -> tuple[int, int]:
+        request = decode_get(body)
         n, n_effective = slot.n, slot.n_effective
         r = max(1, resolve_count(request.r, bucket.r, n=n, n_effective=n_effective, name="r"))
         pr = resolve_primary_count(request.pr, bucket.pr, n=n, n_effective=n_effective, name="pr")
-        self._read_counts[bucket.name, n_effective, request] = (r, pr)
+        if not body:
+            self._read_counts[bucket.name, n_effective] = (r, pr)
         return r, pr
 
     def next_frame(self) -> None:
@@ -343,11 +360,10 @@ class Coordinator:
             reply(0, encode_get_reply(UNUSABLE, len(core.results), n, core.primaries, []))
             return
         view = view_record(record)
-        now = self._wall_ms() << LOGICAL_BITS
         flat: list[object] = []
         rest = iter(view.fields)
         for index, counter, hlc, expires, _, value in zip(rest, rest, rest, rest, rest, rest, strict=True):
-            if value is not None and not (expires and expires <= now):
+            if value is not None and not (expires and expires <= self._wall_ms() << LOGICAL_BITS):
                 flat += (view.actor_of(index), counter, hlc, expires >> LOGICAL_BITS, value)
         context = encode_context(operation.key[:8], view.hlc_max, view.encoded_vector)
         reply(0, encode_get_reply(context, len(core.results), n, core.primaries, flat))
@@ -363,9 +379,18 @@ class Coordinator:
         """Bring a replica that a get saw behind up to date (part of being a Reader)."""
         self._repair(slot, key, candidate, record)
 
+    def peer_is_down(self) -> None:
+        """A peer became suspect or was lost: reads under way ask one more owner each instead of waiting for it."""
+        for operation in list(self._reads):
+            self._reads.pop(operation, None)
+            operation.ask_one_more()
+
     def _watch_reads(self) -> None:
         late = self._loop.time() - SLOW_READ_S
         for operation in [o for o in self._reads if o.started <= late]:
+            if self._spare_reads < 1.0:
+                break
+            self._spare_reads -= 1.0
             self._reads.pop(operation, None)  # asked once more only; its deadline does the rest
             operation.ask_one_more()
         self._watching_reads = bool(self._reads)

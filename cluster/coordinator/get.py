@@ -71,7 +71,12 @@ class GetOperation:
     def start(self) -> None:
         """Ask as many replicas as have to answer."""
         core = self._core
-        for _ in range(core.r if core.r > core.pr else core.pr):
+        wanted = core.r if core.r > core.pr else core.pr
+        if self._candidates[0] is None:
+            self._next = self._asked = 1
+            if self._ask_local():
+                wanted -= 1
+        for _ in range(wanted):
             self._ask_next()
         if self._record is None:
             self._judge()

@@ -1,7 +1,8 @@
 """Changes of the topology, made by the founding node only and one at a time.
 
-    join     every member reachable and nearly empty ─► transfer begins ─► all adopt ─► old owners send ─► transfer ends ─► all adopt
-                                                              └── anything fails ──► cancelled: owners as before, new placement version
+    join     every member reachable and nearly empty
+               ─► T+1 transfer begins ─► all adopt ─► old owners send ─► T+2 transfer ends ─► all adopt
+               └─ anything fails ──► T+2 cancelled: owners as before, new placement version
     bucket   one more document
 
 While a transfer is under way no node serves clients, and it begins to send only when *every* member has durably adopted the new

@@ -25,7 +25,7 @@ __all__ = ["WorkloadClient", "read_all"]
 
 OPERATION_TIMEOUT_S = 1.5
 ATTEMPT_TIMEOUT_S = 0.4
-HOT_KEYS_COUNT = 4
+HOT_KEYS_COUNT = 2
 FINAL_TIMEOUT_S = 30.0
 BUCKET = "default"
 

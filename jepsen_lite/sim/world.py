@@ -42,13 +42,16 @@ PORT = 7400
 
 @dataclass(frozen=True, slots=True)
 class WorldOptions:
-    """How the world behaves, times in seconds. Each seed draws how slow its disks are.
+    """How the world behaves, times in seconds. Each seed draws how slow its disks are, and how
+    many messages are late by up to `late_s_max` (what is behind them on the same connection waits).
 
-    `is_disk_lying`: once a node is ready its syncs do nothing (a mutant, to see whether the judges notice).
+    `is_disk_lying`: once the cluster is formed, syncs do nothing (a mutant: do the judges notice?).
     """
 
     delay_s_min: float = 0.0001
     delay_s_max: float = 0.005
+    late_s_max: float = 0.4
+    late_share_choices: tuple[float, ...] = (0.0, 0.002, 0.02)
     sync_s_min: float = 0.0005
     sync_s_max_choices: tuple[float, ...] = (0.005, 0.020, 0.060)
     clock_skew_s_max: float = 0.050
@@ -85,7 +88,9 @@ class World:
         self.trace = Trace(self.loop)
         self.witness = DotWitness()
         self.lost_batches = 0
+        self._is_formed = False
         self._network_rng = self.rng("network")
+        self._late_share = self.rng("late").choice(self.options.late_share_choices)
         self._sync_s_max = self.rng("sync").choice(self.options.sync_s_max_choices)
         self.hosts = [Host(f"n{number}", self.clock(f"n{number}")) for number in range(nodes)]
         self.network = MemoryNetwork(self._delay_s, self._frame_delivered)
@@ -104,6 +109,8 @@ class World:
         """Found a cluster on the first host, and let the others join it one after the other."""
         for host in self.hosts:
             await self.start(host)
+        self._is_formed = True  # from now on a lying disk lies: before, nodes would forget that they are members
+        self._set_lying()
 
     async def start(self, host: Host) -> None:
         """Start the node of a host on the disk it has; a new one joins the first host's cluster."""
@@ -120,7 +127,7 @@ class World:
         host.node = Node(self._env(host, host.engine), self._node_options(host))
         host.node.fatal.add_done_callback(lambda fatal: self._node_died(host, fatal))
         await host.node.start()
-        host.engine.is_lying = self.options.is_disk_lying
+        self._set_lying()
         self.trace.record("ready", host.name)
 
     async def crash(self, host: Host, *, is_power_loss: bool) -> int:
@@ -152,6 +159,11 @@ class World:
         """Return the hosts whose node was started and not crashed."""
         return [host for host in self.hosts if host.node is not None]
 
+    def _set_lying(self) -> None:
+        for host in self.running():
+            if host.engine is not None:
+                host.engine.is_lying = self._is_formed and self.options.is_disk_lying
+
     def _env(self, host: Host, engine: Engine) -> Env:
         return Env(
             transport=self.network.transport(host.name),
@@ -180,7 +192,9 @@ class World:
         return clock
 
     def _delay_s(self, source: str, target: str) -> float:
-        return self._network_rng.uniform(self.options.delay_s_min, self.options.delay_s_max)
+        rng, options = self._network_rng, self.options
+        late_s = rng.uniform(0, options.late_s_max) if rng.random() < self._late_share else 0.0
+        return late_s + rng.uniform(options.delay_s_min, options.delay_s_max)
 
     def _frame_delivered(self, source: str, target: str, frame: bytes) -> None:
         self.trace.record("frame", source, target, hashlib.blake2b(frame, digest_size=16).digest())

@@ -18,7 +18,7 @@ from kvstore.transport.frames import encode_frame
 __all__ = ["HOLD_S_MAX", "QUIET_CHECKS", "Coalescer"]
 
 QUIET_CHECKS = 3
-HOLD_S_MAX = 0.004
+HOLD_S_MAX = 0.012
 _OVERHEAD_BYTES = 48
 """Upper bound of what msgpack adds to one operation's key and body."""
 

@@ -257,8 +257,19 @@ def _judge_restart(findings: Findings, node: KvnodeProcess) -> None:
 
 def _judge_first_start(findings: Findings, directory: Path) -> None:
     """If the first fdatasync of a new node fails it does not serve."""
-    command = ["strace", "-f", "-qq", "-o", "/dev/null", "-e", "trace=fdatasync", "-e", "inject=fdatasync:error=EIO:when=1+",
-               sys.executable, "-m", "cluster.cli.kvnode", "--data", str(directory / "first"), "--listen", "127.0.0.1:0"]  # fmt: skip
+    strace = [
+        "strace",
+        "-f",
+        "-qq",
+        "-o",
+        "/dev/null",
+        "-e",
+        "trace=fdatasync",
+        "-e",
+        "inject=fdatasync:error=EIO:when=1+",
+    ]
+    kvnode = [sys.executable, "-m", "cluster.cli.kvnode", "--data", str(directory / "first"), "--listen", "127.0.0.1:0"]
+    command = [*strace, *kvnode]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     message = (done.stderr.strip().splitlines() or [""])[-1]
     say(f"first start with a failing fdatasync: exit code {done.returncode}: {message[:160]}")
