@@ -282,9 +282,17 @@ class Node:
                 await asyncio.sleep(0.01)
             await asyncio.sleep(LAST_REPLIES_S)
             await self._disconnect()
-        if not self.fatal.done():
-            await self.store.durable()
-        await self._env.engine.close(clean=not self.fatal.done())
+        is_durable = not self.fatal.done() and await self._is_durable_soon()
+        await self._env.engine.close(clean=is_durable)
+
+    async def _is_durable_soon(self) -> bool:
+        """Sync the last writes; on a full disk that may not end, and then the stop is not a clean one."""
+        try:
+            await asyncio.wait_for(self.store.durable(), DRAIN_S_MAX)
+        except TimeoutError:
+            await self.store.abandon()
+            return False
+        return True
 
     async def crash(self) -> None:
         """End at once without a word to anybody, as a killed process does (for the simulation; the engine is left open)."""

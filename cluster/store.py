@@ -15,14 +15,17 @@ Invariants
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 
-from kvstore.errors import StorageError, UnavailableError
+from kvstore.errors import StorageError, SyncFailed, UnavailableError
 from kvstore.ids import StorageKey
 from kvstore.storage.engine import Engine, Family, Put
 
 __all__ = ["Applied", "Store"]
 
+NO_SPACE_RETRY_S = 0.25
+_PROBE = b"probe"
 Applied = Callable[[Exception | None], None]
 """Called once a staged write was applied (None) or refused (the error; nothing was applied unless it is indefinite)."""
 
@@ -131,11 +134,25 @@ class Store:
         while self._waiters or self._dirty:
             self._syncing, self._dirty = self._dirty, {}
             self._syncing_waiters, self._waiters = self._waiters, []
-            await self.engine.sync()
+            try:
+                await self.engine.sync()
+            except SyncFailed:
+                raise
+            except StorageError:
+                await self._wait_for_space()
+                continue
             self.commits += 1
             waiters, self._syncing_waiters, self._syncing = self._syncing_waiters, [], {}
             for call in waiters:
                 call()
+
+    async def _wait_for_space(self) -> None:
+        """The log had no room: nothing failed for good, so nothing is acknowledged and the same group is synced again later."""
+        self._dirty, self._syncing = {**self._syncing, **self._dirty}, {}
+        self._waiters, self._syncing_waiters = self._syncing_waiters + self._waiters, []
+        await asyncio.sleep(NO_SPACE_RETRY_S)
+        with contextlib.suppress(StorageError, UnavailableError):
+            self.engine.apply([(Family.META, _PROBE, b"")])  # the engine takes syncs again once a write got through
 
     def _commit_ended(self, task: asyncio.Task[None]) -> None:
         self._committing = None

@@ -224,6 +224,8 @@ def decode_get_reply(body: bytes) -> GetReply:
     fields = decode_body(body, fields_max=65_536)
     if len(fields) < 4 or (len(fields) - 4) % 5 or type(fields[0]) is not bytes:
         raise DecodeError("a get reply has 4 fields and 5 for each sibling")
+    if len(fields) == 9:  # one value: nearly every answer
+        return GetReply(fields[0], fields[1], fields[2], fields[3], [WireSibling(*fields[4:])])
     rest = iter(fields[4:])
     siblings = [WireSibling(*five) for five in zip(rest, rest, rest, rest, rest, strict=True)]
     return GetReply(fields[0], fields[1], fields[2], fields[3], siblings)

@@ -180,7 +180,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run_and_print(seed: int, options: FirstOptions) -> bool:
     try:
         verdict = run_seed(seed, options)
-    except Exception:  # noqa: BLE001  # boundary: one seed that fails must not hide the others
+    except Exception:  # boundary: one seed that fails must not hide the others
         traceback.print_exc()
         return False
     sys.stdout.write(json.dumps(asdict(verdict)) + "\n")

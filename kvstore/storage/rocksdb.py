@@ -148,6 +148,7 @@ class RocksEngine:
         self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="kvstore-sync")
         self._poison: str | None = None
         self._no_space = False
+        space.owed_bytes = self._memtable_bytes
         self._is_closed = False
         self._report = OpenReport(is_new=True, clean=True, same_boot=False, is_copy=False)
 
@@ -267,6 +268,10 @@ class RocksEngine:
             # A log write failed between our check and here: no fsync did, so a restart may trust the page cache.
             self._poisoned_by(mapped, is_suspect="previous error" not in str(error))
             raise self._refusal() from error
+
+    def _memtable_bytes(self) -> int:
+        names = (self._data, self._meta)
+        return sum(self._property(family, "rocksdb.cur-size-all-mem-tables") for family in names)
 
     def keys_estimate(self) -> int:
         return self._property(self._data, "rocksdb.estimate-num-keys")

@@ -20,7 +20,7 @@ __all__ = ["CHECK_EVERY_BYTES", "WATERMARK_BYTES_MAX", "WATERMARK_BYTES_MIN", "S
 CHECK_EVERY_BYTES = 256 * 1024
 """Applied between two looks at the file system; far below any watermark, so it cannot be jumped over."""
 WATERMARK_BYTES_MAX = 256 * 1024 * 1024
-"""Enough for three memtables of 32 MiB written out while a compaction of as much runs."""
+"""Enough for a compaction; what memtables still have to write out is counted apart (`owed_bytes`)."""
 WATERMARK_BYTES_MIN = 16 * 1024 * 1024
 
 
@@ -32,7 +32,15 @@ def default_watermark_bytes(total_bytes: int) -> int:
 class SpaceGuard:
     """Says whether there is room for client data. `free_bytes` asks the file system."""
 
-    __slots__ = ("_check_every_bytes", "_free_bytes", "_left_bytes", "free_bytes_seen", "is_low", "watermark_bytes")
+    __slots__ = (
+        "_check_every_bytes",
+        "_free_bytes",
+        "_left_bytes",
+        "free_bytes_seen",
+        "is_low",
+        "owed_bytes",
+        "watermark_bytes",
+    )
 
     def __init__(
         self, free_bytes: Callable[[], int], *, watermark_bytes: int, check_every_bytes: int = CHECK_EVERY_BYTES
@@ -41,6 +49,8 @@ class SpaceGuard:
         self._check_every_bytes = check_every_bytes
         self._left_bytes = check_every_bytes
         self.watermark_bytes = watermark_bytes
+        self.owed_bytes: Callable[[], int] = _nothing
+        """What the engine has in memory and still has to write out: it is as good as taken."""
         self.free_bytes_seen = 0
         self.is_low = False
         self.refresh()
@@ -61,7 +71,7 @@ class SpaceGuard:
     def refresh(self) -> bool:
         """Ask the file system; return True if space is low."""
         self._left_bytes = self._check_every_bytes
-        self.free_bytes_seen = self._free_bytes()
+        self.free_bytes_seen = self._free_bytes() - self.owed_bytes()
         self.is_low = self.free_bytes_seen < self.watermark_bytes
         return self.is_low
 
@@ -78,3 +88,7 @@ class SpaceGuard:
             "the disk is below its low-space watermark: nothing was written, reads go on; free some space",
             free_bytes=self.free_bytes_seen, watermark_bytes=self.watermark_bytes, retry_after_s=1.0,
         )  # fmt: skip
+
+
+def _nothing() -> int:
+    return 0

@@ -285,7 +285,7 @@ class Link:
 
     def _accept(self, connection: Connection) -> _Incoming:
         self._connection = connection
-        self._coalescer = Coalescer(connection.send, _request_header, lambda: connection.backlog_bytes > 0)
+        self._coalescer = Coalescer(connection.send, _request_header)
         self._parts = Reassembly()
         return _Incoming(self, connection)
 

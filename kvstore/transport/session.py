@@ -53,7 +53,7 @@ class Session:
 
     def __init__(self, connection: Connection, service: Service) -> None:
         self._connection, self._service = connection, service
-        self._coalescer = Coalescer(connection.send, self._header, lambda: connection.backlog_bytes > 0)
+        self._coalescer = Coalescer(connection.send, self._header)
         self._parts = Reassembly()
         self._open = self._is_refused = False
         self.hello: Hello | None = None

@@ -26,6 +26,7 @@ from pathlib import Path
 import uvloop
 import xxhash
 
+from cluster.cli.node_process import NodeStartFailed
 from kvstore.client.client import AsyncClient
 from kvstore.errors import DiskFull, KVStoreError
 from tests.campaigns.harness import Findings, client_url, main, options, run_all, say, scratch
@@ -42,6 +43,9 @@ CONCURRENCY = 32
 TIMEOUT_S = 3.0
 REFUSALS_ENOUGH = 200
 """So many definite refusals in a row, without one acknowledgement between, mean that it is full."""
+DOUBTS_MAX = 2_000
+"""So many errors of unknown outcome mean that it does not learn to refuse."""
+PUTS_MAX = 100_000
 RESUME_TIMEOUT_S = 60.0
 RESUMED_IN_A_ROW = 100
 BALLAST = "ballast"
@@ -134,7 +138,8 @@ async def _run(findings: Findings, nodes: list[KvnodeProcess], disks: list[Path]
 async def _restarted(
     findings: Findings, nodes: list[KvnodeProcess], told: Told, what: str, rng: random.Random, disks: list[Path]
 ) -> None:
-    await start_all(nodes)
+    if not await start_all(findings, nodes):
+        return
     async with AsyncClient.from_url(client_url(nodes), timeout=TIMEOUT_S) as client:
         await read_back(findings, client, told, what)
         await _fill(findings, client, told, rng, "to the end", disks)
@@ -143,7 +148,8 @@ async def _restarted(
         if code != 0:
             say("  the end of its log:\n" + "\n".join(node.log_text().strip().splitlines()[-5:]))
         findings.require(code == 0, f"a node with a full disk did not stop cleanly: exit code {code}")
-    await start_all(nodes)
+    if not await start_all(findings, nodes):
+        return
     async with AsyncClient.from_url(client_url(nodes), timeout=TIMEOUT_S) as client:
         await read_back(findings, client, told, "after a clean stop and start on the full disk")
     findings.note(
@@ -151,11 +157,17 @@ async def _restarted(
     )
 
 
-async def start_all(nodes: list[KvnodeProcess]) -> None:
+async def start_all(findings: Findings, nodes: list[KvnodeProcess]) -> bool:
+    """Start the nodes together; one that does not become ready is a violation. Returns whether all did."""
     for node in nodes:
         node.launch()
+    before = len(findings.violations)
     for node in nodes:
-        await asyncio.to_thread(node.wait_ready, timeout_s=30.0)
+        try:
+            await asyncio.to_thread(node.wait_ready, timeout_s=30.0)
+        except NodeStartFailed as error:
+            findings.require(False, f"a node did not start: {error.message.strip().splitlines()[-1]}")
+    return len(findings.violations) == before
 
 
 # --- puts -------------------------------------------------------------------------------------------------------------
@@ -183,18 +195,19 @@ async def _fill(
 ) -> None:
     """Put until nothing but refusals comes. They are quick: the client is told not to try again."""
     before, errors_before, in_a_row = len(told.acknowledged), dict(told.errors), 0
-    puts_max = 100_000
+    doubts = 0
     with_one_try = AsyncClient.from_url(f"kv://{','.join(client.seeds)}", timeout=TIMEOUT_S, attempts_max=1)
 
     async def put(number: int) -> None:
-        nonlocal in_a_row
-        if in_a_row < REFUSALS_ENOUGH:
+        nonlocal in_a_row, doubts
+        if in_a_row < REFUSALS_ENOUGH and doubts < DOUBTS_MAX:
             error = await put_one(with_one_try, told, rng)
+            doubts += error is not None and not error.definite
             in_a_row = in_a_row + 1 if error is not None and error.definite else 0
 
     async with with_one_try:
         started_s = time.monotonic()
-        await run_all(range(puts_max), put, CONCURRENCY)
+        await run_all(range(PUTS_MAX), put, CONCURRENCY)
     errors = {code: count - errors_before.get(code, 0) for code, count in told.errors.items()}
     errors = {code: count for code, count in sorted(errors.items()) if count}
     stored = len(told.acknowledged) - before

@@ -88,13 +88,15 @@ async def _fill_suddenly(nodes: list[KvnodeProcess], disks: list[Path], told: To
 
 
 async def _recovered(findings: Findings, nodes: list[KvnodeProcess], told: Told, rng: random.Random) -> None:
-    await start_all([node for node in nodes if not node.is_running])
+    if not await start_all(findings, [node for node in nodes if not node.is_running]):
+        return
     async with AsyncClient.from_url(client_url(nodes), timeout=TIMEOUT_S) as client:
         await resume(findings, client, told, rng)
         await read_back(findings, client, told, "after space returned")
     for node in nodes:
         node.kill()
-    await start_all(nodes)
+    if not await start_all(findings, nodes):
+        return
     async with AsyncClient.from_url(client_url(nodes), timeout=TIMEOUT_S) as client:
         await read_back(findings, client, told, "after SIGKILL and start")
 

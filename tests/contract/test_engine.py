@@ -544,7 +544,9 @@ class EngineAgainstDictionary(RuleBasedStateMachine):
         self.runner.run(self.store.lose_power(kept))
         self.boots += 1
         self.store.open(f"boot-{self.boots}")
-        self.store.engine.apply([(Family.META, META_EPOCHS_RETIRE, None)])  # what a node does once it retired its epochs
+        self.store.engine.apply(
+            [(Family.META, META_EPOCHS_RETIRE, None)]
+        )  # what a node does once it retired its epochs
         assert self.observed() in self.states
         self.states = [self.observed()]
         self.sync()

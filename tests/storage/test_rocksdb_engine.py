@@ -205,6 +205,9 @@ async def test_errors_of_a_write_are_told_apart(
         def put(self, *arguments: object) -> None:
             raise Exception(text)
 
+        def property_int_value(self, name: str) -> int | None:
+            return data.property_int_value(name)
+
         def close(self) -> None:
             data.close()
 
