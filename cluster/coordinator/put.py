@@ -28,6 +28,9 @@ from kvstore.messages import Status, Verb, encode_body
 __all__ = ["PutOperation"]
 
 
+_OK, _REPLICATE, _REPLICATE_EARLY = int(Status.OK), int(Verb.REPLICATE), int(Verb.REPLICATE_EARLY)
+
+
 class PutOperation:
     """`finished(problem)` is called once, just after the reply; None means it was acknowledged."""
 
@@ -63,7 +66,7 @@ class PutOperation:
         self._store.when_key_durable(self._key, self._local_durable)
 
     def _replicate(self) -> None:
-        verb = Verb.REPLICATE_EARLY if self._early else Verb.REPLICATE
+        verb = _REPLICATE_EARLY if self._early else _REPLICATE
         version, deadline, key, record = self._slot.version, self._deadline, self._key, self._record
         for link in self._slot.peers:
             on_reply = self._early_ack() if self._early else self._on_reply
@@ -78,7 +81,7 @@ class PutOperation:
             self._settle()
 
     def _on_reply(self, status: int, body: bytes) -> None:
-        if status == Status.OK:
+        if status == _OK:
             changed = self._core.add_durable(primary=True, counted=False)
         else:
             changed = self._failed(body)
@@ -117,7 +120,7 @@ class PutOperation:
                 self._siblings,
                 self._superseded,
             ]
-            self._reply(Status.OK, encode_body([*fields, self._context]))
+            self._reply(_OK, encode_body([*fields, self._context]))
             self._finished(None)
             return
         kind = Timeout if self._timed_out else WriteQuorumUnsatisfied

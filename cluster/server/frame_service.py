@@ -36,7 +36,8 @@ from kvstore.transport.session import Request, Session
 __all__ = ["Administration", "FrameService", "unknown_verb"]
 
 STORAGE_KEY_SIZE_BYTES_MAX = 2 * KEY_SIZE_BYTES_MAX + 128
-_FIRST_PEER_VERB, _FETCH, _OK = int(Verb.REPLICATE), int(Verb.FETCH), int(Status.OK)  # plain ints: enum access costs
+_PUT, _GET, _DELETE = int(Verb.PUT), int(Verb.GET), int(Verb.DELETE)
+_REPLICATE, _FETCH, _OK = int(Verb.REPLICATE), int(Verb.FETCH), int(Status.OK)  # plain ints: enum access costs
 ANSWER_MARGIN_S = 0.05
 """A coordinator gives up this much before its client does (at most a tenth), so that its numbers still reach the client."""
 REMAINING_MS_MAX = 600_000
@@ -75,7 +76,7 @@ class FrameService:
         for operation_id, verb, version, remaining_ms, key, body in requests:
             deadline = now + (remaining_ms if remaining_ms < REMAINING_MS_MAX else REMAINING_MS_MAX) / 1000
             try:
-                if verb < _FIRST_PEER_VERB:
+                if verb < _REPLICATE:  # the first of the peer verbs
                     deadline -= min(ANSWER_MARGIN_S, (deadline - now) / 10)
                     self._client(session, operation_id, verb, key, body, deadline)
                     continue
@@ -91,11 +92,11 @@ class FrameService:
 
     def _client(self, session: Session, operation_id: int, verb: int, key: bytes, body: bytes, deadline: float) -> None:
         reply = partial(session.reply, operation_id)
-        if not self.is_open and verb <= Verb.DELETE:
+        if not self.is_open and verb <= _DELETE:
             raise NotReady("the node is starting or stopping", retry_after_s=0.2)
-        if verb == Verb.GET:
+        if verb == _GET:
             self._coordinator.get(key, body, deadline, reply, forwarded=False)
-        elif verb == Verb.PUT:
+        elif verb == _PUT:
             self._coordinator.put(key, body, deadline, reply, forwarded=False)
         elif verb == Verb.DELETE:
             self._coordinator.delete(key, body, deadline, reply, forwarded=False)
@@ -111,10 +112,9 @@ class FrameService:
             self._fetch(session, operation_id, StorageKey(key))
             return
         reply = partial(session.reply, operation_id)
-        if verb == Verb.REPLICATE or verb == Verb.REPLICATE_EARLY:
-            self._replicate(
-                self._checked(sender, key, version), StorageKey(key), body, reply, early=verb == Verb.REPLICATE_EARLY
-            )
+        if verb == _REPLICATE or verb == Verb.REPLICATE_EARLY:
+            slot = self._checked(sender, key, version)
+            self._replicate(slot, StorageKey(key), body, reply, early=verb != _REPLICATE)
         elif verb == Verb.FORWARDED_PUT:
             self._coordinator.put(key, body, deadline, reply, forwarded=True)
         elif verb == Verb.FORWARDED_GET:

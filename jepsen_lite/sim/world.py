@@ -29,7 +29,6 @@ from jepsen_lite.sim.disk import DotWitness, WitnessedEngine
 from jepsen_lite.sim.loop import VirtualLoop
 from jepsen_lite.sim.trace import Trace
 from kvstore.env import Env
-from kvstore.errors import StorageError
 from kvstore.storage.engine import Engine
 from kvstore.storage.memory import MemoryDisk, MemoryEngine
 from kvstore.transport.memory import MemoryNetwork
@@ -141,8 +140,6 @@ class World:
         host.boots += is_power_loss
         self.lost_batches += lost
         self.trace.record("crash", host.name, int(is_power_loss), lost)
-        if not node.fatal.done():
-            node.fatal.set_exception(StorageError(f"{host.name} was crashed"))
         if node.identity is not None:  # else it had not begun to build anything
             await node.crash()
         return lost
@@ -178,7 +175,7 @@ class World:
         return NodeOptions(listen=host.address, join=join, partition_bits=self.options.partition_bits)
 
     def _node_died(self, host: Host, fatal: asyncio.Future[None]) -> None:
-        if not fatal.cancelled() and host.node is not None:
+        if not fatal.cancelled():
             self.loop.call_exception_handler({"message": f"{host.name} died", "exception": fatal.exception()})
 
     # Network and clocks.

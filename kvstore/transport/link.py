@@ -38,6 +38,10 @@ from kvstore.transport.frames import FrameKind, Hello, decode_frame, encode_fram
 
 __all__ = ["Link", "LinkOptions", "OnReply"]
 
+_PART, _APPLIED = (
+    int(Status.PART),
+    int(Status.APPLIED),
+)  # plain ints: an enum's attribute costs more than the comparison
 OnReply = Callable[[int, bytes], None]
 """(status, body); body of ERROR is `errors.error_to_wire`."""
 
@@ -96,10 +100,10 @@ class Link:
 
         Raises: Unavailable (the link is not up) or Overloaded (a bound is reached); nothing was sent.
         """
-        coalescer = self._coalescer
-        if coalescer is None or not self.is_up:
+        coalescer, connection = self._coalescer, self._connection
+        if coalescer is None or connection is None or not self.is_up:
             raise Unavailable(f"no connection to {self.address}: {self.last_error}")
-        if len(self._waiting) >= INFLIGHT_PER_LINK_MAX or self._backlog_bytes() > CONNECTION_BACKLOG_BYTES_MAX:
+        if len(self._waiting) >= INFLIGHT_PER_LINK_MAX or connection.backlog_bytes > CONNECTION_BACKLOG_BYTES_MAX:
             raise Overloaded(f"too much in flight to {self.address}", retry_after_s=0.05, in_flight=len(self._waiting))
         self._send(coalescer, verb, version, deadline, key, body, on_reply)
 
@@ -134,9 +138,6 @@ class Link:
         if not self._sweeping:
             self._sweeping = True
             self._loop.call_later(self.options.sweep_s, self._sweep)
-
-    def _backlog_bytes(self) -> int:
-        return self._connection.backlog_bytes if self._connection else 0
 
     def _sweep(self) -> None:
         now = self._loop.time()
@@ -179,12 +180,12 @@ class Link:
             self._notify()
         waiting = self._waiting
         for operation_id, status, body in zip(flat, flat, flat, strict=True):
-            if status == Status.PART:
+            if status == _PART:
                 self._parts.add(operation_id, body)
                 continue
             if self._parts:
                 body = self._parts.take(operation_id, body)
-            if status == Status.APPLIED:
+            if status == _APPLIED:
                 entry = waiting.get(operation_id)
             else:
                 entry = waiting.pop(operation_id, None)
