@@ -8,6 +8,7 @@ All of the world comes in through `Env`; the same class runs on gRPC and RocksDB
 from __future__ import annotations
 
 import asyncio
+import logging
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,13 +16,14 @@ from cluster.actors import Actors
 from cluster.coordinator.coordinator import Coordinator
 from cluster.counters import Counters
 from cluster.membership.changes import Changes
-from cluster.membership.joining import join_cluster
+from cluster.membership.joining import ask_to_join, join_cluster
 from cluster.membership.keeper import Keeper
 from cluster.placement import Peers, Placement
 from cluster.read_repair import ReadRepair
 from cluster.replica import Replica
 from cluster.server.administration import Administration
 from cluster.server.admission import Admission
+from cluster.server.directory_check import check_directory, refuse_directory
 from cluster.server.frame_service import FrameService
 from cluster.status import node_status
 from cluster.store import Store
@@ -39,6 +41,8 @@ from kvstore.transport.session import Session
 
 __all__ = ["Node", "NodeOptions"]
 
+log = logging.getLogger("kvnode")
+
 MEET_PEERS_S = 1.0
 """How long a start waits for the other members before it serves, so that it does not answer from an old topology."""
 CATCH_UP_AGAIN_S = 0.2
@@ -52,7 +56,8 @@ LAST_REPLIES_S = 0.05
 
 @dataclass(frozen=True, slots=True)
 class NodeOptions:
-    """What a node is told at its start. `advertise` None: what it listens on. `join`: addresses of any members."""
+    """What a node is told at its start. `advertise` None: what it listens on. `join`: addresses of any members.
+    `moved`: the data directory was copied as a whole while the node was stopped, and the original will not start again."""
 
     listen: str
     advertise: str | None = None
@@ -64,6 +69,7 @@ class NodeOptions:
     partition_bits: int = 8
     max_clock_skew_ms: int = 2_000
     join_timeout_s: float = 30.0
+    moved: bool = False
 
 
 class Node:
@@ -84,11 +90,15 @@ class Node:
         self.is_ready = False
         self._catching_up = False
         self._rate_sample = (0.0, 0, 0.0)
+        self._was_up: dict[str, bool] = {}
 
     # --- start ----------------------------------------------------------------------------------------------------------
 
     async def start(self) -> None:
         """Open, listen, join or found, and serve. Raises a KVStoreError if the node cannot be part of its cluster."""
+        await check_directory(self._env.engine, moved=self._options.moved)
+        if self._env.engine.report.history_may_be_missing:
+            log.warning("unclean start: history may be missing, so every actor epoch ends")
         self.identity = await open_identity(self._env.engine, self._env.random)
         self._build(self.identity)
         self.listener = await self._env.transport.serve(self._options.listen, self._accept)
@@ -98,6 +108,7 @@ class Node:
         if self.changes.is_founder:
             await self.changes.resume()
         self.is_ready = self.service.is_open = True
+        self.tasks.spawn("telling the cluster our address", self._tell_address())
         await self.listener.set_serving(True)
 
     @property
@@ -130,7 +141,7 @@ class Node:
         )  # fmt: skip
         self.keeper = Keeper(
             engine=env.engine, store=store, actors=self.actors, placement=self.placement, node_id=node_id,
-            on_adopted=lambda: None,
+            on_adopted=self._adopted,
         )  # fmt: skip
         self.changes = Changes(
             engine=env.engine, store=store, keeper=self.keeper, placement=self.placement, peers=self.peers,
@@ -154,6 +165,12 @@ class Node:
             placement=self.placement, coordinator=self.coordinator, replica=self.replica, admit=self.admission.admit,
             administration=administration.handle, catch_up=self._catch_up_from,
         )  # fmt: skip
+
+    def _adopted(self) -> None:
+        topology = self.placement.topology
+        assert topology is not None, "it was just adopted"
+        log.info("topology epoch %d: %d members%s", topology.epoch, len(topology.members),
+                 ", one is joining" if topology.transfer is not None else "")  # fmt: skip
 
     def _wall_ms(self) -> int:
         return self._env.clock.wall_ns() // 1_000_000
@@ -199,12 +216,15 @@ class Node:
 
     async def _meet_peers(self) -> None:
         links = [link for _, link in self.peers.all()]
+        if links:
+            log.info("waiting up to %.0f s for %d peers", MEET_PEERS_S, len(links))
         await asyncio.gather(*[link.wait_up(MEET_PEERS_S) for link in links], return_exceptions=True)
         await self._outlast_a_double(links)
         if self.fatal.done():
             self.fatal.result()
         for link in links:
             if isinstance(link.refused, StaleIdentity):
+                await refuse_directory(self._env.engine, link.refused)
                 self._die(link.refused)
                 raise link.refused
             if link.is_up and link.remote_epoch > self.placement.epoch:
@@ -217,6 +237,27 @@ class Node:
             if self._loop.time() >= give_up_at:
                 raise StaleIdentity(f"this data directory is in use elsewhere, or is a copy: {doubles[0].message}")
             await asyncio.sleep(MEET_PEERS_S / 4)
+
+    async def _end_as_stale(self, refused: StaleIdentity) -> None:
+        self.is_ready = self.service.is_open = False
+        await refuse_directory(self._env.engine, refused)
+        self._die(refused)
+
+    async def _tell_address(self) -> None:
+        """Until the topology has our address, ask for that: this start may listen elsewhere than the one before."""
+        while (topology := self.placement.topology) is not None:
+            member = topology.maybe_member(self.node_id)
+            if member is None or member.address == self.address:
+                return
+            ours = Member(self.node_id, self.address, member.zone, member.weight)
+            try:
+                if self.changes.is_founder:
+                    await self.changes.admit(ours)
+                elif (link := next((link for _, link in self.peers.all() if link.is_up), None)) is not None:
+                    await self.keeper.adopt_document(await ask_to_join(ours, link, timeout_s=MEET_PEERS_S))
+            except KVStoreError as error:
+                log.info("the cluster does not know our new address yet: %s", error)
+            await asyncio.sleep(MEET_PEERS_S)
 
     # --- links ----------------------------------------------------------------------------------------------------------
 
@@ -233,8 +274,11 @@ class Node:
 
     def _link_changed(self, link: Link) -> None:
         if isinstance(link.refused, StaleIdentity):
-            self._die(link.refused)
+            self.tasks.spawn("ending as a stale identity", self._end_as_stale(link.refused))
             return
+        if link.is_up != self._was_up.get(link.address, False):
+            self._was_up[link.address] = link.is_up
+            log.info("peer %s is %s", link.address, "up" if link.is_up else f"down: {link.last_error}")
         if not link.is_up or link.remote is None:
             self.coordinator.peer_is_down()
             return

@@ -43,6 +43,15 @@ class Peers:
     def __init__(self, node_id: NodeId, open_link: Callable[[str], Link], retire: Callable[[Link], None]) -> None:
         self._node_id, self._open_link, self._retire = node_id, open_link, retire
         self._links: dict[NodeId, Link] = {}
+        self._learned: dict[NodeId, str] = {}
+
+    def learn(self, node_id: NodeId, address: str) -> bool:
+        """Remember where a member says it listens now; True if its link goes elsewhere (`adopt` again then)."""
+        link = self._links.get(node_id)
+        if link is None or not address or link.address == address:
+            return False
+        self._learned[node_id] = address
+        return True
 
     def link(self, node_id: NodeId) -> Link | None:
         """Return the link to a member, or None if it is not one (or is this node)."""
@@ -55,6 +64,8 @@ class Peers:
     def adopt(self, topology: Topology) -> None:
         """Open links to new members and addresses, retire those that are gone."""
         wanted = {m.node_id: m.address for m in topology.members if m.node_id != self._node_id}
+        self._learned = {i: a for i, a in self._learned.items() if i in wanted and wanted[i] != a}
+        wanted.update(self._learned)
         for node_id, link in self.all():
             if wanted.get(node_id) != link.address:
                 del self._links[node_id]
@@ -102,6 +113,11 @@ class Placement:
         self._peers.adopt(topology)
         self.topology, self._shift = topology, 64 - topology.partition_bits
         self._slots = tuple(self._slot(topology, PartitionId(p)) for p in range(topology.partitions_count))
+
+    def learn_address(self, node_id: NodeId, address: str) -> None:
+        """Follow a member that restarted on another address before the topology says so."""
+        if self.topology is not None and self._peers.learn(node_id, address):
+            self.adopt(self.topology)
 
     def _slot(self, topology: Topology, partition: PartitionId) -> Slot:
         owners = topology.owners_of(partition)

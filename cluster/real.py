@@ -27,6 +27,7 @@ import uvloop
 
 from cluster.node import Node, NodeOptions
 from kvstore.env import Env
+from kvstore.errors import KVStoreError
 from kvstore.storage.rocksdb import RocksEngine
 from kvstore.system import SystemClock, system_random
 from kvstore.transport.grpc_transport import GrpcTransport
@@ -111,7 +112,7 @@ def _end_at_once(fatal: asyncio.Future[None]) -> None:
     error = fatal.exception()
     structlog.get_logger("kvnode").critical("fatal: ending at once", error=str(error), kind=type(error).__name__)
     logging.shutdown()
-    os._exit(EXIT_FATAL)
+    os._exit(error.exit_code if isinstance(error, KVStoreError) else EXIT_FATAL)
 
 
 def _quiet_collector() -> None:

@@ -43,6 +43,9 @@ STARTED_S = time.monotonic()
 @click.option(
     "--insecure", is_flag=True, default=None, help="Serve beyond this machine without TLS and authentication."
 )
+@click.option(
+    "--moved", is_flag=True, default=None, help="The data directory was moved here whole; the original is gone."
+)
 @click.version_option(__version__, prog_name="kvnode")
 def main(config: str | None, **options: Any) -> None:
     """Run a node: found a cluster, or enter one with --join.
@@ -76,7 +79,7 @@ def _run(flags: dict[str, Any], config_path: str | None) -> int:
         listen=settings.listen, advertise=settings.advertise, join=settings.join, zone=settings.zone,
         weight=settings.weight, cluster_name=settings.cluster_name, n=settings.n,
         partition_bits=settings.partition_bits, max_clock_skew_ms=settings.max_clock_skew_ms,
-        join_timeout_s=settings.join_timeout_s,
+        join_timeout_s=settings.join_timeout_s, moved=settings.moved,
     )  # fmt: skip
     return run_node(Path(settings.data), options, lambda node: _announce(node, settings))
 

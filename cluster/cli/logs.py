@@ -41,3 +41,5 @@ def set_up_logs(level: str, log_format: str) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
+    for chatter in ("asyncio", "grpc", "grpc._cython.cygrpc"):
+        logging.getLogger(chatter).setLevel(logging.WARNING)

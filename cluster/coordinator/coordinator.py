@@ -299,7 +299,7 @@ class Coordinator:
             context = encode_context(key[:8], only.hlc, encoded_vector)
         return PutOperation(
             store=self._replica.store, slot=slot, key=key, record=record, core=core, deadline=deadline, reply=reply,
-            context=context, siblings=len(state.siblings), superseded=superseded,
+            context=context, siblings=_live_count(state), superseded=superseded,
             finished=partial(self._put_finished, self._loop.time()),
         )  # fmt: skip
 
@@ -407,3 +407,8 @@ def _reply_to_read(reply: Reply, status: int, body: bytes) -> None:
         elif isinstance(error, IndeterminateError):
             body = error_to_wire(ReadQuorumUnsatisfied(error.message, replied=0, needed=1))
     reply(status, body)
+
+
+def _live_count(state: DVVSet) -> int:
+    """Return how many values a read would show: tombstones are not shown, though they cost the context."""
+    return len(state.siblings) if len(state.siblings) < 2 else sum(s.value is not None for s in state.siblings)

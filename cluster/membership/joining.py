@@ -10,7 +10,7 @@ from kvstore.messages import Verb, encode_body
 from kvstore.ring.topology import Member
 from kvstore.transport.link import Link
 
-__all__ = ["join_cluster"]
+__all__ = ["ask_to_join", "join_cluster"]
 
 SEED_TIMEOUT_S = 3.0
 RETRY_S = 0.3
@@ -32,8 +32,7 @@ async def join_cluster(
             link = open_link(seed)
             try:
                 await link.wait_up(min(SEED_TIMEOUT_S, timeout_s))
-                body = encode_body([ours.node_id, ours.address, ours.zone, ours.weight])
-                return await link.call(Verb.JOIN, 0, deadline, b"", body)
+                return await ask_to_join(ours, link, timeout_s=deadline - loop.time())
             except UnavailableError as error:
                 problem = error
             finally:
@@ -41,3 +40,9 @@ async def join_cluster(
         if loop.time() + RETRY_S >= deadline or isinstance(problem, Unavailable):
             raise problem
         await asyncio.sleep(RETRY_S)  # NotReady or Overloaded: nothing was done, and it will pass
+
+
+async def ask_to_join(ours: Member, link: Link, *, timeout_s: float) -> bytes:
+    """Ask one member; for a member again it is a no-op, or tells the cluster its new address. Returns the topology."""
+    body = encode_body([ours.node_id, ours.address, ours.zone, ours.weight])
+    return await link.call(Verb.JOIN, 0, asyncio.get_running_loop().time() + timeout_s, b"", body)

@@ -48,6 +48,7 @@ class Admission:
         if not hello.node_id:
             session.welcome(self.hello())
             return
+        self._placement.learn_address(NodeId(hello.node_id), hello.address)
         # Also if its start is known already: our own link may have learned of it a moment ago, and that is not synced.
         self._store.when_durable(lambda: session.welcome(self.hello()))
 
