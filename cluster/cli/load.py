@@ -242,10 +242,11 @@ async def _keep_reporting(reporter: Reporter, loader: Loader, state: LoadState |
 
 
 def _save(loader: Loader, state: LoadState | None, path: Path | None, *, is_whole: bool) -> None:
-    """Write the state file atomically, or remove it when nothing is left to resume."""
+    """Write the state file atomically, or remove it when nothing is left, or nothing was begun, to resume."""
     if state is None or path is None:
         return
-    if is_whole and not loader.progress.is_held:
+    nothing_done = loader.progress.offset == state.offset == 0 and not loader.counts.ok
+    if (is_whole and not loader.progress.is_held) or nothing_done:
         path.unlink(missing_ok=True)
         return
     now = replace(
