@@ -18,7 +18,7 @@ from cluster.store import Applied, Store
 from kvstore.causality.actor import MintReason, history_is_behind
 from kvstore.causality.dvvset import EMPTY, DVVSet, sync, sync_lww
 from kvstore.causality.hlc import HybridLogicalClock
-from kvstore.causality.version_vector import Relation, compare
+from kvstore.causality.version_vector import Relation, compare, is_next_of_one
 from kvstore.errors import Corruption
 from kvstore.ids import HlcTimestamp, ObjectType, PartitionId, StorageKey
 from kvstore.storage.record import check_record, decode_record, encode_record, view_record
@@ -75,7 +75,11 @@ class Replica:
         local = self.read(key)
         if local == incoming:
             return False
-        if not local and self._is_news_only(partition, key, incoming):
+        if (
+            self._is_news_only(partition, key, incoming)
+            if not local
+            else self._is_next(partition, key, local, incoming)
+        ):
             self.store.stage(key, incoming, after)
             return True
         theirs = decode_record(key, incoming)
@@ -106,6 +110,19 @@ class Replica:
         view = view_record(incoming)
         actor = self._actors.maybe_current(partition)
         if actor is not None and view.encoded_vector.find(actor) >= 0:
+            return False
+        return self._clock.observe(HlcTimestamp(view.hlc_max), self._wall_ms())
+
+    def _is_next(self, partition: PartitionId, key: StorageKey, local: bytes, incoming: bytes) -> bool:
+        """Whether `incoming` is our state and one more dot of another actor: nearly every overwrite of a key.
+
+        Its base had exactly our vector, so it remembers all that our record remembers, and the join is `incoming` itself.
+        """
+        if not check_record(key, incoming):
+            raise Corruption("a replicated record fails its checksum", key=key.hex())
+        view = view_record(incoming)
+        stepped = is_next_of_one(view_record(local).encoded_vector, view.encoded_vector)
+        if stepped is None or stepped == self._actors.maybe_current(partition):
             return False
         return self._clock.observe(HlcTimestamp(view.hlc_max), self._wall_ms())
 

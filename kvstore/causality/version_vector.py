@@ -83,6 +83,22 @@ def encode_vector(vector: VersionVector) -> bytes:
     return b"".join([_ENTRY.pack(actor, vector[actor]) for actor in sorted(vector)])
 
 
+def is_next_of_one(ours: bytes, theirs: bytes) -> ActorId | None:
+    """Return the actor whose next dot is all that encoded `theirs` has and `ours` has not, or None if it is not so simple."""
+    if len(ours) != len(theirs):
+        return None
+    stepped: ActorId | None = None
+    for start in range(0, len(ours), _ENTRY.size):
+        end = start + _ENTRY.size
+        if ours[start:end] == theirs[start:end]:
+            continue
+        actor, counter = _ENTRY.unpack_from(ours, start)
+        if stepped is not None or _ENTRY.unpack_from(theirs, start) != (actor, counter + 1):
+            return None
+        stepped = actor
+    return stepped
+
+
 def decode_vector(encoded: bytes) -> VersionVector:
     """Decode canonical bytes; `DecodeError` if they are not exactly what `encode_vector` makes."""
     if len(encoded) % _ENTRY.size or len(encoded) > VECTOR_ENTRIES_MAX * _ENTRY.size:
