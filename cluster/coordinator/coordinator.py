@@ -25,7 +25,7 @@ from cluster.replica import Replica
 from cluster.requests import Reply, fail
 from kvstore.causality.actor import MintReason, history_is_behind, next_dot_counter
 from kvstore.causality.context import UNUSABLE, decode_context, encode_context
-from kvstore.causality.dvvset import DVVSet, Sibling, update, update_lww
+from kvstore.causality.dvvset import EMPTY, DVVSet, Sibling, update, update_lww
 from kvstore.causality.hlc import LOGICAL_BITS, HybridLogicalClock
 from kvstore.causality.version_vector import VersionVector, encode_vector
 from kvstore.errors import (
@@ -62,7 +62,8 @@ from kvstore.messages import (
 )
 from kvstore.ring.buckets import BucketProperties
 from kvstore.storage.keyspace import check_name, storage_key
-from kvstore.storage.record import encode_record, value_hash, view_record
+from kvstore.storage.overwrite import actor_counter, overwrite
+from kvstore.storage.record import decode_record, encode_record, value_hash, view_record
 
 __all__ = ["Coordinator"]
 
@@ -202,9 +203,12 @@ class Coordinator:
         deadline: float, reply: Reply,
     ) -> None:  # fmt: skip
         core = self._write_core(slot, bucket, request)
-        state = self._replica.state(key)
         ttl_ms = request.ttl_ms or (bucket.ttl_ms if value is not None else 0)
         digest = value_hash(value, ttl_ms)
+        local = self._replica.read(key)
+        if local and self._overwrite(slot, key, local, request, value, ttl_ms, digest, core, deadline, reply):
+            return
+        state = decode_record(key, local) if local else EMPTY
         if state.operations and self._is_duplicate(state, request.operation_id, digest):
             self._counters.duplicates += 1
             encoded = encode_vector(state.vector)
@@ -230,6 +234,35 @@ class Coordinator:
             slot, key, record, after, encoded, request.operation_id, superseded, core, deadline, reply
         )
         self._replica.store.stage(key, record, operation.applied)
+
+    def _overwrite(
+        self, slot: Slot, key: StorageKey, local: bytes, request: PutRequest, value: bytes | None, ttl_ms: int,
+        digest: bytes, core: WriteCore, deadline: float, reply: Reply,
+    ) -> bool:  # fmt: skip
+        """Take the short way if the put replaces the only value of a record; False if it needs the general one."""
+        view, actor, wall_ms = view_record(local), self._actors.maybe_current(slot.partition), self._wall_ms()
+        context = request.context
+        if actor is None or not self._clock.observe(HlcTimestamp(view.hlc_max), wall_ms):
+            return False
+        if context is not None:
+            if context != encode_context(key[:8], view.hlc_max, view.encoded_vector):
+                return False
+        elif key[8] != ObjectType.LWW:
+            return False
+        hlc = self._clock.tick(wall_ms)
+        expires = HlcTimestamp(hlc + (ttl_ms << LOGICAL_BITS)) if ttl_ms else HlcTimestamp(0)
+        counter = actor_counter(view, actor) + 1
+        new = Sibling(actor, counter, hlc, expires, OperationId(request.operation_id), value)
+        made = overwrite(key, view, new, digest)
+        if made is None:
+            return False
+        record, encoded = made
+        only = DVVSet({}, (new,), ())
+        operation = self._operation(
+            slot, key, record, only, encoded, request.operation_id, False, core, deadline, reply
+        )
+        self._replica.store.stage(key, record, operation.applied)
+        return True
 
     def _write_core(self, slot: Slot, bucket: BucketProperties, request: PutRequest) -> WriteCore:
         w, dw, pw = self._write_counts(slot, bucket, request.w, request.dw, request.pw)

@@ -25,7 +25,17 @@ from kvstore.flat import unpack_flat
 from kvstore.ids import ACTOR_SIZE_BYTES, StorageKey
 from kvstore.limits import OPERATIONS_KEPT_MAX
 
-__all__ = ["RECORD_FORMAT", "RecordView", "check_record", "decode_record", "encode_record", "value_hash", "view_record"]
+__all__ = [
+    "OPERATION",
+    "RECORD_FORMAT",
+    "RecordView",
+    "check_record",
+    "decode_record",
+    "encode_record",
+    "pack_record",
+    "value_hash",
+    "view_record",
+]
 
 RECORD_FORMAT = 1
 _FIELDS_BEFORE, _FIELDS_EACH = 3, 6
@@ -33,7 +43,7 @@ _FIELDS_MAX = 65_536
 _ONE_CALL_SIZE_BYTES_MAX = 64 * 1024
 """Up to two siblings in so few bytes are decoded by one call in C (0.6 µs; `unpack_flat` takes 1.8 µs): nested lists could make
 it allocate 5 MB at worst. What is larger or longer pays for the safe way, whose cost then disappears in its size."""
-_OPERATION = struct.Struct(">16s8sHQ")
+OPERATION = struct.Struct(">16s8sHQ")
 _VALUE_KIND = {bytes, type(None)}
 _digest = xxhash.xxh3_64_digest
 _pack = msgpack.Packer(autoreset=True).pack
@@ -45,6 +55,8 @@ class RecordView(NamedTuple):
     encoded_vector: bytes
     hlc_max: int
     fields: list[Any]
+    operations: bytes
+    """Packed; empty if it is the one of the only sibling."""
 
     def actor_of(self, index: int) -> bytes:
         """Return the actor with this index in the vector."""
@@ -66,8 +78,14 @@ def encode_record(storage_key: StorageKey, state: DVVSet, encoded_vector: bytes 
         body += (actors.index(actor), counter, hlc, expires, operation_id, value)
     # One live value and nothing overwritten is by far the most common record: its own operation is not written twice.
     if not _is_implied(operations, siblings):
-        body[2] = b"".join([_OPERATION.pack(o, h, actors.index(a), c) for o, h, a, c in operations])
+        body[2] = b"".join([OPERATION.pack(o, h, actors.index(a), c) for o, h, a, c in operations])
     packed: bytes = _pack(body)
+    return _digest(storage_key + packed) + packed
+
+
+def pack_record(storage_key: StorageKey, encoded_vector: bytes, operations: bytes, sibling: tuple[Any, ...]) -> bytes:
+    """Return the record of these parts, which must be canonical already (see overwrite.py)."""
+    packed: bytes = _pack([RECORD_FORMAT, encoded_vector, operations, *sibling])
     return _digest(storage_key + packed) + packed
 
 
@@ -104,10 +122,10 @@ def view_record(record: bytes) -> RecordView:
         if fields[0] != RECORD_FORMAT or type(vector) is not bytes:
             raise ValueError(f"a record of format {fields[0]}")
         if len(rest) == _FIELDS_EACH:
-            return RecordView(vector, rest[2], rest)
+            return RecordView(vector, rest[2], rest, fields[2])
         if len(rest) % _FIELDS_EACH:
             raise ValueError("a sibling has 6 fields")
-        return RecordView(vector, max(rest[2::_FIELDS_EACH], default=0), rest)
+        return RecordView(vector, max(rest[2::_FIELDS_EACH], default=0), rest, fields[2])
     except (ValueError, TypeError, IndexError, msgpack.UnpackException) as problem:
         raise Corruption(f"a record is malformed: {problem}", size_bytes=len(record)) from None
 
@@ -161,6 +179,6 @@ def _operations(actors: list[Any], packed: bytes, siblings: tuple[Sibling, ...])
         one = siblings[0]
         digest = value_hash(one.value, one.expires)
         return (Operation(one.operation_id, digest, one.actor, one.counter),)
-    if len(packed) > OPERATIONS_KEPT_MAX * _OPERATION.size or len(packed) % _OPERATION.size:
+    if len(packed) > OPERATIONS_KEPT_MAX * OPERATION.size or len(packed) % OPERATION.size:
         raise ValueError("operations have 34 bytes each and are at most 16")
-    return tuple([Operation(o, h, actors[i], c) for o, h, i, c in _OPERATION.iter_unpack(packed)])
+    return tuple([Operation(o, h, actors[i], c) for o, h, i, c in OPERATION.iter_unpack(packed)])
