@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import sys
 import traceback
 from collections.abc import Sequence
@@ -161,6 +162,7 @@ def _seeds(text: str) -> range:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command of the module docstring; returns the exit code."""
+    logging.getLogger("kvnode").setLevel(logging.ERROR)  # every simulated restart would say that it was unclean
     parser = argparse.ArgumentParser(prog="python -m jepsen_lite.sim.first", description="simulate three nodes")
     chosen = parser.add_mutually_exclusive_group(required=True)
     chosen.add_argument("--seed", type=int, help="run this seed")
