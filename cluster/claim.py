@@ -69,7 +69,6 @@ class Claim:
         self._low = [share.__floor__() for share in shares]
         self._high = [share.__ceil__() for share in shares]
         self._current = current
-        self._replicas = replicas
         self._nodes_count = len(zones)
         self._vacancy = self._nodes_count
         self._hub = self._nodes_count + 1

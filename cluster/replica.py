@@ -11,19 +11,22 @@ Invariants
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 
 from cluster.actors import Actors
 from cluster.store import Applied, Store
 from kvstore.causality.actor import MintReason, history_is_behind
 from kvstore.causality.dvvset import EMPTY, DVVSet, sync, sync_lww
-from kvstore.causality.hlc import HybridLogicalClock
+from kvstore.causality.hlc import HybridLogicalClock, hlc_to_ms
 from kvstore.causality.version_vector import Relation, compare, is_next_of_one
 from kvstore.errors import Corruption
 from kvstore.ids import HlcTimestamp, ObjectType, PartitionId, StorageKey
 from kvstore.storage.record import check_record, decode_record, encode_record, view_record
 
 __all__ = ["Replica", "merge_for"]
+
+log = logging.getLogger("kvnode")
 
 _TYPE_OFFSET = 8
 """The object's type is the first byte of its name, which follows the token in the storage key."""
@@ -116,7 +119,9 @@ class Replica:
     def _is_next(self, partition: PartitionId, key: StorageKey, local: bytes, incoming: bytes) -> bool:
         """Whether `incoming` is our state and one more dot of another actor: nearly every overwrite of a key.
 
-        Its base had exactly our vector, so it remembers all that our record remembers, and the join is `incoming` itself.
+        A record with that vector has been joined with all that ours has seen, so siblings and remembered operations of the
+        join are its own. (A retry written at two coordinators may leave replicas that differ under one vector; equal vectors
+        are merged, so the next read or replication mends that.)
         """
         if not check_record(key, incoming):
             raise Corruption("a replicated record fails its checksum", key=key.hex())
@@ -133,7 +138,14 @@ class Replica:
         wall_ms = self._wall_ms()
         for sibling in theirs.siblings:
             if not self._clock.observe(sibling.hlc, wall_ms):
-                self.timestamps_refused += 1
+                self._alarm(sibling.hlc, wall_ms)
+
+    def _alarm(self, timestamp: HlcTimestamp, wall_ms: int) -> None:
+        """Count a peer's timestamp that is too far ahead; log the 1st, 2nd, 4th, 8th …, because a bad clock brings many."""
+        self.timestamps_refused += 1
+        if self.timestamps_refused & (self.timestamps_refused - 1) == 0:
+            ahead_ms = hlc_to_ms(timestamp) - wall_ms
+            log.warning("a replicated value is %d ms ahead of our clock (%d so far)", ahead_ms, self.timestamps_refused)
 
 
 def _operations_covered(ours: DVVSet, theirs: DVVSet) -> bool:

@@ -27,7 +27,7 @@ def node_status(node: Node) -> dict[str, Any]:
         "keys_estimate": engine.keys_estimate(), "size_bytes": engine.size_bytes(), "counters": counters,
         "errors_by_code": dict(node.counters.errors_by_code),
         "in_flight": coordinator.in_flight, "commits": node.store.commits, "committed_writes": node.store.committed_writes,
-        "actors_minted": node.actors.minted,
+        "actors_minted": node.actors.minted, "timestamps_refused": node.replica.timestamps_refused,
         "ops_per_s": node.recent_ops_per_s(counters["puts"] + counters["gets"] + counters["deletes"]),
         "latency_ms": {
             "put_p50": coordinator.put_latencies.quantile_ms(0.5), "put_p99": coordinator.put_latencies.quantile_ms(0.99),

@@ -25,6 +25,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from cluster.cli.bench_core import Kind, Mix, key_chooser, key_of, latency_ns, start_delay_s
+from cluster.cli.workers import run_workers
 from kvstore.errors import KVStoreError
 
 if TYPE_CHECKING:
@@ -102,7 +103,7 @@ class Runner:
                     self._remember(key, result.context)
                 on_progress(index)
 
-        await _all(worker(self._buckets[i % len(self._buckets)]) for i in range(PRELOAD_CONCURRENCY))
+        await run_workers(worker(self._buckets[i % len(self._buckets)]) for i in range(PRELOAD_CONCURRENCY))
         return put_count
 
     async def phase(self, duration_s: float | None, operations_max: int | None) -> Measured:
@@ -112,7 +113,7 @@ class Runner:
         worker = self._closed_worker if self._plan.rate_per_s is None else self._open_worker
         schedule = _Schedule(start_ns, self._plan.rate_per_s, duration_s, operations_max)
         buckets = self._buckets
-        await _all(
+        await run_workers(
             worker(self._operation(buckets[i % len(buckets)], measured), schedule, measured)
             for i in range(self._plan.concurrency)
         )
@@ -229,14 +230,3 @@ class _Schedule:
             return None
         self._issued += 1
         return due_ns
-
-
-async def _all(coroutines: Any) -> None:
-    """Run workers to their end; the first failure cancels the others and is raised."""
-    tasks = [asyncio.ensure_future(each) for each in coroutines]
-    try:
-        await asyncio.gather(*tasks)
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)

@@ -17,7 +17,7 @@ import sys
 import tempfile
 import time
 import unicodedata
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +26,7 @@ import click
 import msgpack
 
 from cluster.cli.session import Session
+from cluster.cli.workers import run_all
 from kvstore.errors import KVStoreError
 
 if TYPE_CHECKING:
@@ -174,7 +175,7 @@ class _Demo:
             if not findings.killed_after and len(findings.acknowledged) >= kill_at:
                 self._kill_one()
 
-        await _run_all(_until(records, started_s + WRITE_BUDGET_S), write, WRITE_CONCURRENCY)
+        await run_all(_until(records, started_s + WRITE_BUDGET_S), write, WRITE_CONCURRENCY)
         findings.write_s = time.monotonic() - started_s
         count = len(findings.acknowledged)
         stopped = (
@@ -216,7 +217,7 @@ class _Demo:
             if [msgpack.packb(sibling.value) for sibling in result.siblings] != [expected]:
                 lost.append(f"{key}: wrote {records[key]!r}, read {result!r}")
 
-        await _run_all(keys, check, VERIFY_BATCH)
+        await run_all(keys, check, VERIFY_BATCH)
         return lost
 
     async def _restart(self, client: AsyncClient, records: Records) -> None:
@@ -272,20 +273,3 @@ def _until(keys: Iterable[str], deadline_s: float) -> Iterator[str]:
         if time.monotonic() > deadline_s:
             return
         yield key
-
-
-async def _run_all(keys: Iterable[str], work: Callable[[str], Awaitable[None]], concurrency: int) -> None:
-    """Run `work` over all keys with at most `concurrency` at once; the first unexpected error ends all."""
-    iterator = iter(keys)
-
-    async def worker() -> None:
-        for key in iterator:
-            await work(key)
-
-    tasks = [asyncio.ensure_future(worker()) for _ in range(concurrency)]
-    try:
-        await asyncio.gather(*tasks)
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)

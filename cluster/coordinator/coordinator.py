@@ -63,7 +63,7 @@ from kvstore.messages import (
 from kvstore.ring.buckets import BucketProperties
 from kvstore.storage.keyspace import check_name, storage_key
 from kvstore.storage.overwrite import actor_counter, overwrite
-from kvstore.storage.record import decode_record, encode_record, value_hash, view_record
+from kvstore.storage.record import encode_record, value_hash, view_record
 
 __all__ = ["Coordinator"]
 
@@ -208,7 +208,7 @@ class Coordinator:
         local = self._replica.read(key)
         if local and self._overwrite(slot, key, local, request, value, ttl_ms, digest, core, deadline, reply):
             return
-        state = decode_record(key, local) if local else EMPTY
+        state = self._replica.state(key) if local else EMPTY
         if state.operations and self._is_duplicate(state, request.operation_id, digest):
             self._counters.duplicates += 1
             encoded = encode_vector(state.vector)

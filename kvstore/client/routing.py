@@ -112,6 +112,8 @@ class Router:
         if refusals and all(refusals) and refusals[0] is not None:
             return refusals[0]
         reasons = "; ".join(f"{link.address}: {link.last_error}" for link in self._links.values())
+        if self.refresh_error is not None:
+            reasons += f"; topology: {self.refresh_error.message}"
         return Unavailable(f"no node can be reached ({reasons})", alive=0, needed=1)
 
     async def call_any(self, verb: int, body: bytes, deadline: float) -> bytes:

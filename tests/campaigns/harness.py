@@ -21,12 +21,13 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
 from cluster.cli.node_process import NodeProcess
+from cluster.cli.workers import run_all
 from kvstore.causality.dvvset import DVVSet
 from kvstore.ids import StorageKey
 from kvstore.storage.engine import Family
@@ -127,23 +128,6 @@ def kvctl(nodes: Sequence[NodeProcess], *arguments: str) -> subprocess.Completed
     return subprocess.run(
         command, capture_output=True, text=True, env=kvctl_environment(), timeout=KVCTL_TIMEOUT_S, check=False
     )
-
-
-async def run_all(items: Iterable[Item], work: Callable[[Item], Awaitable[None]], concurrency: int) -> None:
-    """Run `work` over all items, at most `concurrency` at once; the first unexpected error ends all."""
-    iterator = iter(items)
-
-    async def worker() -> None:
-        for item in iterator:
-            await work(item)
-
-    tasks = [asyncio.ensure_future(worker()) for _ in range(concurrency)]
-    try:
-        await asyncio.gather(*tasks)
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def read_store(directory: Path) -> dict[StorageKey, tuple[bytes, DVVSet]]:
