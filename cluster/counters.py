@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass, field, fields
+from itertools import repeat
 
 __all__ = ["Counters", "Latencies"]
 
@@ -44,6 +45,13 @@ class Latencies:
     """The last LATENCIES_KEPT_MAX durations of one kind of operation, in seconds."""
 
     recent: deque[float] = field(default_factory=lambda: deque(maxlen=LATENCIES_KEPT_MAX))
+
+    def add(self, duration_s: float, count: int = 1) -> None:
+        """Record the duration of `count` operations that ended together."""
+        if count == 1:
+            self.recent.append(duration_s)
+        else:
+            self.recent.extend(repeat(duration_s, count))
 
     def quantile_ms(self, quantile: float) -> float | None:
         """Return a quantile of the recent durations in milliseconds, None if there are none."""

@@ -14,12 +14,16 @@ from typing import Any
 
 from cluster.actors import Actors
 from cluster.coordinator.coordinator import Coordinator
+from cluster.coordinator.mutation import Mutations
+from cluster.coordinator.planning import Planner
+from cluster.coordinator.reads import Reads
 from cluster.counters import Counters
 from cluster.membership.changes import Changes
 from cluster.membership.joining import ask_to_join, join_cluster
 from cluster.membership.keeper import Keeper
 from cluster.placement import Peers, Placement
 from cluster.read_repair import ReadRepair
+from cluster.record_cache import RECORD_CACHE_BYTES
 from cluster.replica import Replica
 from cluster.server.administration import Administration
 from cluster.server.admission import Admission
@@ -69,6 +73,7 @@ class NodeOptions:
     partition_bits: int = 8
     max_clock_skew_ms: int = 2_000
     join_timeout_s: float = 30.0
+    record_cache_bytes: int = RECORD_CACHE_BYTES
     moved: bool = False
 
 
@@ -82,7 +87,7 @@ class Node:
         self.fatal.add_done_callback(lambda future: future.cancelled() or future.exception())
         self.counters = Counters()
         self.tasks = Tasks()
-        self.store = Store(env.engine, self._die)
+        self.store = Store(env.engine, self._die, cache_bytes=options.record_cache_bytes)
         self.clock = HybridLogicalClock(max_skew_ms=options.max_clock_skew_ms)
         self.listener: Listener | None = None
         self.identity: NodeIdentity | None = None
@@ -153,10 +158,16 @@ class Node:
         repair = ReadRepair(self.placement, self.counters)
         self.replica = Replica(self.store, self.actors, self.clock, self._wall_ms, repair.heal)
         repair.attach(self.replica)
+        planner, counters, wall_ms = Planner(self.placement, self.counters), self.counters, self._wall_ms
+        self.reads = Reads(
+            planner=planner, replica=self.replica, wall_ms=wall_ms, counters=counters, repair=repair.repair
+        )
+        mutations = Mutations(
+            replica=self.replica, actors=self.actors, clock=self.clock, wall_ms=wall_ms, counters=counters
+        )
         self.coordinator = Coordinator(
-            placement=self.placement, replica=self.replica, actors=self.actors, clock=self.clock, wall_ms=self._wall_ms,
-            counters=self.counters, repair=repair.repair,
-        )  # fmt: skip
+            planner=planner, reads=self.reads, mutations=mutations, store=self.store, counters=counters
+        )
         administration = Administration(
             engine=self._env.engine, store=self.store, keeper=self.keeper, changes=self.changes, placement=self.placement,
             peers=self.peers, tasks=self.tasks, status=self.status,
@@ -280,7 +291,7 @@ class Node:
             self._was_up[link.address] = link.is_up
             log.info("peer %s is %s", link.address, "up" if link.is_up else f"down: {link.last_error}")
         if not link.is_up or link.remote is None:
-            self.coordinator.peer_is_down()
+            self.reads.peer_is_down()
             return
         try:
             self.admission.check(link.remote)

@@ -22,7 +22,7 @@ from kvstore.causality.hlc import HybridLogicalClock, hlc_to_ms
 from kvstore.causality.version_vector import Relation, compare, is_next_of_one
 from kvstore.errors import Corruption
 from kvstore.ids import HlcTimestamp, ObjectType, PartitionId, StorageKey
-from kvstore.storage.record import check_record, decode_record, encode_record, view_record
+from kvstore.storage.record import check_record, decode_record, encode_record, stored_vector, view_record
 
 __all__ = ["Replica", "merge_for"]
 
@@ -49,8 +49,12 @@ class Replica:
 
     def read(self, key: StorageKey) -> bytes:
         """Return the verified record, or empty bytes if there is surely none. Corruption also asks for a heal."""
+        store = self.store
+        record = store.maybe_cached(key)
+        if record is not None:
+            return record
         try:
-            record = self.store.read(key)
+            record = store.read(key)
         except Corruption:
             self._heal(key)
             raise
@@ -59,18 +63,19 @@ class Replica:
         if not check_record(key, record):
             self._heal(key)
             raise Corruption("a local record failed its checksum", key=key.hex())
+        store.keep(key, record)
         return record
 
     def state(self, key: StorageKey) -> DVVSet:
         """Return the decoded local state, EMPTY if there is surely none."""
+        record = self.read(key)
         try:
-            record = self.store.read(key)
-            return EMPTY if record is None else decode_record(key, record)
+            return decode_record(key, record) if record else EMPTY
         except Corruption:
             self._heal(key)
             raise
 
-    def stage_merge(self, partition: PartitionId, key: StorageKey, incoming: bytes, after: Applied) -> bool:
+    def stage_merge(self, partition: PartitionId, key: StorageKey, incoming: bytes, after: Applied | None) -> bool:
         """Stage the join of the local record and `incoming`; returns False if that changes nothing (`after` never runs).
 
         Raises Corruption: `incoming` is not a record of this key, or the local one is unreadable. Nothing was staged.
@@ -126,7 +131,7 @@ class Replica:
         if not check_record(key, incoming):
             raise Corruption("a replicated record fails its checksum", key=key.hex())
         view = view_record(incoming)
-        stepped = is_next_of_one(view_record(local).encoded_vector, view.encoded_vector)
+        stepped = is_next_of_one(stored_vector(local), view.encoded_vector)
         if stepped is None or stepped == self._actors.maybe_current(partition):
             return False
         return self._clock.observe(HlcTimestamp(view.hlc_max), self._wall_ms())

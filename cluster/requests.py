@@ -7,10 +7,13 @@ from collections.abc import Callable
 from kvstore.errors import KVStoreError, error_to_wire
 from kvstore.messages import Status
 
-__all__ = ["Reply", "fail"]
+__all__ = ["Reply", "ReplyTo", "fail"]
 
 Reply = Callable[[int, bytes], None]
 """(status, body); called exactly once. Replies to a connection that is gone are dropped by the session."""
+
+ReplyTo = Callable[[int, int, bytes], None]
+"""(operation id, status, body) of one session; called exactly once for each operation."""
 
 
 def fail(reply: Reply, error: KVStoreError) -> None:

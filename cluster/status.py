@@ -31,7 +31,7 @@ def node_status(node: Node) -> dict[str, Any]:
         "ops_per_s": node.recent_ops_per_s(counters["puts"] + counters["gets"] + counters["deletes"]),
         "latency_ms": {
             "put_p50": coordinator.put_latencies.quantile_ms(0.5), "put_p99": coordinator.put_latencies.quantile_ms(0.99),
-            "get_p50": coordinator.get_latencies.quantile_ms(0.5), "get_p99": coordinator.get_latencies.quantile_ms(0.99),
+            "get_p50": node.reads.latencies.quantile_ms(0.5), "get_p99": node.reads.latencies.quantile_ms(0.99),
         },
         "peers": {i.hex(): {"up": link.is_up, "why": link.last_error} for i, link in node.peers.all()},
         **(_topology_status(topology) if topology is not None else {}),

@@ -18,6 +18,7 @@ import asyncio
 import contextlib
 from collections.abc import Callable
 
+from cluster.record_cache import RECORD_CACHE_BYTES, RecordCache
 from kvstore.errors import StorageError, SyncFailed, UnavailableError
 from kvstore.ids import StorageKey
 from kvstore.storage.engine import Engine, Family, Put
@@ -26,6 +27,7 @@ __all__ = ["Applied", "Store"]
 
 NO_SPACE_RETRY_S = 0.25
 _PROBE = b"probe"
+_DATA = Family.DATA
 Applied = Callable[[Exception | None], None]
 """Called once a staged write was applied (None) or refused (the error; nothing was applied unless it is indefinite)."""
 
@@ -33,14 +35,17 @@ Applied = Callable[[Exception | None], None]
 class Store:
     """Wraps one open engine. All methods run on the event loop."""
 
-    def __init__(self, engine: Engine, on_fatal: Callable[[Exception], None]) -> None:
+    def __init__(
+        self, engine: Engine, on_fatal: Callable[[Exception], None], *, cache_bytes: int = RECORD_CACHE_BYTES
+    ) -> None:
         self.engine, self._on_fatal = engine, on_fatal
+        self._cache = RecordCache(cache_bytes)
         self._loop = asyncio.get_running_loop()
         self._staged: list[Put] = []
-        self._staged_records: dict[bytes, None] = {}
+        self._staged_records: dict[bytes, bytes] = {}
         self._after: list[Applied] = []
-        self._dirty: dict[bytes, None] = {}
-        self._syncing: dict[bytes, None] = {}
+        self._dirty: dict[bytes, bytes] = {}
+        self._syncing: dict[bytes, bytes] = {}
         self._waiters: list[Callable[[], None]] = []
         self._syncing_waiters: list[Callable[[], None]] = []
         self._committing: asyncio.Task[None] | None = None
@@ -52,13 +57,33 @@ class Store:
         """Return the newest record of a key; commits first if it is staged. Raises Corruption or StorageError."""
         if key in self._staged_records:
             self.commit_staged()
-        return self.engine.get(Family.DATA, key)
+        return self.engine.get(_DATA, key)
 
-    def stage(self, key: StorageKey, record: bytes, after: Applied) -> None:
-        """Add a record to the batch that the next `commit_staged` applies."""
-        self._staged.append((Family.DATA, key, record))
-        self._staged_records[key] = None
-        self._after.append(after)
+    def maybe_cached(self, key: StorageKey) -> bytes | None:
+        """Return the newest record of a key if it is at hand, verified before; else None: `read` it, verify and `keep` it."""
+        if key in self._staged_records:
+            self.commit_staged()
+        return self._cache.get(key)
+
+    def keep(self, key: StorageKey, record: bytes) -> None:
+        """Remember a record that `read` returned and that was verified since."""
+        self._cache.put(key, record)
+
+    def forget_kept(self) -> None:
+        """Read everything from the engine from now on, as after a restart (whoever damages a disk wants to see it)."""
+        self._cache.clear()
+
+    def delete_range(self, lower: bytes, upper: bytes) -> None:
+        """Delete the records from `lower` up to `upper`, at once and visibly."""
+        self._cache.clear()
+        self.engine.delete_range(_DATA, lower, upper)
+
+    def stage(self, key: StorageKey, record: bytes, after: Applied | None) -> None:
+        """Add a record to the batch that the next `commit_staged` applies. `after` None: another write of the batch tells."""
+        self._staged.append((_DATA, key, record))
+        self._staged_records[key] = record
+        if after is not None:
+            self._after.append(after)
 
     def stage_meta(self, key: bytes, value: bytes | None) -> None:
         """Add a write of META to the same batch."""
@@ -77,10 +102,13 @@ class Store:
             problem = error
             if error.definite:
                 self._staged = [put for put in staged if put[0] is Family.META]
-        if problem is None or not problem.definite:
-            self._dirty.update(records)
         if problem is None:
+            self._dirty.update(records)
             self.committed_writes += len(staged)
+            self._cache.update(records)
+        elif not problem.definite:
+            self._dirty.update(records)
+            self._cache.drop(records)
         for call in after:
             call(problem)
 

@@ -20,6 +20,10 @@ FRAME_SIZE_BYTES_TARGET = 1024 * 1024
 """A coalescer sends a frame once it holds this much, so that one large value does not delay many small ones."""
 FRAME_OPERATIONS_MAX = 4_096
 """Operations in a frame: bounds what one frame can make a decoder allocate."""
+GROUP_OPERATIONS_MAX = 512
+"""Writes or reads that a coordinator hands to another owner as one operation."""
+GROUP_SIZE_BYTES_MAX = 256 * 1024
+"""Records in one group, asked or answered: well below a chunk, so a group never travels in parts. What is larger goes alone."""
 CHUNK_SIZE_BYTES_MAX = 1024 * 1024
 """A body above this travels in several PART operations (a record may hold 64 siblings of 1 MiB)."""
 REASSEMBLY_BYTES_MAX = 96 * 1024 * 1024

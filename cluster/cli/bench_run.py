@@ -26,10 +26,12 @@ from typing import TYPE_CHECKING, Any
 
 from cluster.cli.bench_core import Kind, Mix, key_chooser, key_of, latency_ns, start_delay_s
 from cluster.cli.workers import run_workers
+from kvstore.client.results import GetResult
 from kvstore.errors import KVStoreError
 
 if TYPE_CHECKING:
     from kvstore.client.bucket import AsyncBucket
+    from kvstore.client.results import PutResult
 
 __all__ = ["BenchPlan", "Measured", "Runner"]
 
@@ -114,66 +116,63 @@ class Runner:
         schedule = _Schedule(start_ns, self._plan.rate_per_s, duration_s, operations_max)
         buckets = self._buckets
         await run_workers(
-            worker(self._operation(buckets[i % len(buckets)], measured), schedule, measured)
-            for i in range(self._plan.concurrency)
+            worker(self._actions(buckets[i % len(buckets)]), schedule, measured) for i in range(self._plan.concurrency)
         )
         measured.elapsed_s = (time.perf_counter_ns() - start_ns) * 1e-9
         return measured
 
-    async def _closed_worker(self, operate: _Operate, schedule: _Schedule, measured: Measured) -> None:
+    async def _closed_worker(self, actions: _Actions, schedule: _Schedule, measured: Measured) -> None:
         clock, latencies, choose_kind = time.perf_counter_ns, measured.latencies_ns, self._choose_kind
         end_ns, remaining = schedule.end_ns, schedule.remaining
         begun_ns = clock()
         while begun_ns < end_ns and remaining.take():
             kind = choose_kind()
-            if await operate(kind):
-                now_ns = clock()
-                latencies[kind].append(now_ns - begun_ns)
-                begun_ns = now_ns
-            else:
+            try:
+                answer = await actions[kind]()
+            except KVStoreError as error:
+                measured.errors[error.code] += 1
                 await asyncio.sleep(ERROR_PAUSE_S)
                 begun_ns = clock()
+                continue
+            now_ns = clock()
+            latencies[kind].append(now_ns - begun_ns)
+            begun_ns = now_ns
+            if type(answer) is GetResult and not answer.found:
+                measured.not_found += 1
+            del answer  # else each of 1,024 workers holds its last one while it waits, in memory gone cold (0.3 us)
 
-    async def _open_worker(self, operate: _Operate, schedule: _Schedule, measured: Measured) -> None:
+    async def _open_worker(self, actions: _Actions, schedule: _Schedule, measured: Measured) -> None:
         clock, latencies, choose_kind = time.perf_counter_ns, measured.latencies_ns, self._choose_kind
         while (intended_ns := schedule.next_start_ns()) is not None:
             delay_s = start_delay_s(intended_ns, clock())
             if delay_s:
                 await asyncio.sleep(delay_s)
             kind, issued_ns = choose_kind(), clock()
-            if await operate(kind):
-                latencies[kind].append(latency_ns(intended_ns, issued_ns, clock()))
-
-    def _operation(self, bucket: AsyncBucket[Any], measured: Measured) -> _Operate:
-        """Return the function that does one operation of a kind; False if it failed (and was counted)."""
-        actions = self._actions(bucket, measured)
-        errors = measured.errors
-
-        async def operate(kind: Kind) -> bool:
             try:
-                await actions[kind]()
+                answer = await actions[kind]()
             except KVStoreError as error:
-                errors[error.code] += 1
-                return False
-            return True
+                measured.errors[error.code] += 1
+                continue
+            latencies[kind].append(latency_ns(intended_ns, issued_ns, clock()))
+            if type(answer) is GetResult and not answer.found:
+                measured.not_found += 1
 
-        return operate
-
-    def _actions(self, bucket: AsyncBucket[Any], measured: Measured) -> tuple[Callable[[], Awaitable[None]], ...]:
+    def _actions(self, bucket: AsyncBucket[Any]) -> _Actions:
+        """Return what begins one operation of each kind. Plain functions where the bucket's own coroutine will do: each coroutine
+        around it costs the generator 0.4 us an operation."""
         choose, get, put = self._choose_key, bucket.get, bucket.put
         value, key_at = self._plan.value, self._plan.key
 
-        async def read() -> None:
-            if not (await get(key_at(choose()))).found:
-                measured.not_found += 1
+        def read() -> Awaitable[GetResult[Any]]:
+            return get(key_at(choose()))
 
         async def insert() -> None:
             index = next(self._inserted)
             await put(key_at(index), value)
             self._newest = max(self._newest, index + 1)
 
-        async def blind() -> None:
-            await put(key_at(choose()), value)
+        def blind() -> Awaitable[PutResult]:
+            return put(key_at(choose()), value)
 
         async def with_context() -> None:
             key = key_at(choose())
@@ -195,7 +194,8 @@ class Runner:
             self._contexts[key] = context
 
 
-_Operate = Callable[[Kind], Awaitable[bool]]
+_Actions = tuple[Callable[[], Awaitable[Any]], ...]
+"""By `Kind`: begins an operation; awaiting it gives the answer, if it was a plain read or write."""
 
 
 class _Remaining:

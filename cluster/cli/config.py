@@ -42,6 +42,7 @@ class NodeSettings(msgspec.Struct, frozen=True, kw_only=True):
     partitions: Annotated[int, Meta(ge=1, le=PARTITIONS_COUNT_MAX)] = 256
     max_clock_skew_ms: Annotated[int, Meta(ge=1)] = 2_000
     moved: bool = False
+    record_cache_mb: Annotated[int, Meta(ge=0)] = 64
     join_timeout_s: Annotated[float, Meta(gt=0)] = 30.0
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["text", "json"] = "text"

@@ -36,6 +36,7 @@ STARTED_S = time.monotonic()
 @click.option("--n", type=int, help="Copies of every key when this node founds the cluster. [3]")
 @click.option("--partitions", type=int, help="Ring partitions (a power of two) when it founds the cluster. [256]")
 @click.option("--max-clock-skew-ms", type=int, help="Timestamps further ahead than this are refused. [2000]")
+@click.option("--record-cache-mb", type=int, help="Memory for the records used last; 0 for none. [64]")
 @click.option("--join-timeout-s", type=float, help="Give up joining after this long. [30]")
 @click.option("--config", type=click.Path(dir_okay=False), help="TOML file with any of these options. [KVNODE_CONFIG]")
 @click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), help="[info]")
@@ -79,7 +80,7 @@ def _run(flags: dict[str, Any], config_path: str | None) -> int:
         listen=settings.listen, advertise=settings.advertise, join=settings.join, zone=settings.zone,
         weight=settings.weight, cluster_name=settings.cluster_name, n=settings.n,
         partition_bits=settings.partition_bits, max_clock_skew_ms=settings.max_clock_skew_ms,
-        join_timeout_s=settings.join_timeout_s, moved=settings.moved,
+        join_timeout_s=settings.join_timeout_s, record_cache_bytes=settings.record_cache_mb << 20, moved=settings.moved,
     )  # fmt: skip
     return run_node(Path(settings.data), options, lambda node: _announce(node, settings))
 

@@ -81,6 +81,23 @@ class GetOperation:
         if self._record is None:
             self._judge()
 
+    def resume(self, record: bytes, agreed: Sequence[Link], asked: int) -> None:
+        """Go on from a group: the local replica and those of `agreed` hold `record`, the first `asked` candidates were asked.
+
+        What the others of these say is given to `on_reply`.
+        """
+        self._next = self._asked = asked
+        self._result(None, record)
+        for link in agreed:
+            self._result(link, record)
+
+    def ask_again(self, link: Link) -> None:
+        """Ask a replica that could not answer as one of a group."""
+        try:
+            link.ask(_FETCH, self.slot.version, self._deadline, self.key, b"", partial(self.on_reply, link))
+        except UnavailableError as error:
+            self._failed(error)
+
     def ask_one_more(self) -> None:
         """Somebody is slow: ask another owner too, if there is one."""
         if self._record is None:
@@ -103,7 +120,7 @@ class GetOperation:
                     return
                 continue
             try:
-                on_reply = partial(self._on_reply, candidate)
+                on_reply = partial(self.on_reply, candidate)
                 candidate.ask(_FETCH, self.slot.version, self._deadline, self.key, b"", on_reply)
                 return
             except UnavailableError as error:
@@ -124,7 +141,8 @@ class GetOperation:
             store.when_key_durable(self.key, partial(self._result, None, record))
         return True
 
-    def _on_reply(self, link: Link, status: int, body: bytes) -> None:
+    def on_reply(self, link: Link, status: int, body: bytes) -> None:
+        """Take the answer of a replica that was asked."""
         if status != _OK:
             self._failed(error_from_wire(body))
         elif body and not self._core.has(body) and not check_record(self.key, body):

@@ -1,15 +1,18 @@
-"""One put or delete under way: applied here, replicated while our own commit runs, acknowledged at w / dw / pw.
+"""One put or delete under way on its own: what a PutGroup does not take (early answers, duplicates, large records).
 
     staged ─applied─► asking the other owners ─┬─ w, dw, pw met ──► OK
                                                └─ impossible ─────► WriteQuorumUnsatisfied or Timeout (indefinite)
 
-No task: the store and the links call back. After the answer late acknowledgements only finish the bookkeeping.
+Applied here, replicated while our own commit runs. No task: the store and the links call back. After the answer late
+acknowledgements only finish the bookkeeping.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
+from cluster.coordinator.mutation import Mutation
+from cluster.coordinator.planning import WriteCounts
 from cluster.coordinator.write_core import Outcome, WriteCore
 from cluster.placement import Slot
 from cluster.requests import Reply, fail
@@ -25,30 +28,60 @@ from kvstore.errors import (
 from kvstore.ids import StorageKey
 from kvstore.messages import Status, Verb, encode_body
 
-__all__ = ["PutOperation"]
+__all__ = ["PutOperation", "answers_early", "put_reply", "shortfall"]
 
 
 _OK, _REPLICATE, _REPLICATE_EARLY = int(Status.OK), int(Verb.REPLICATE), int(Verb.REPLICATE_EARLY)
 
 
+def answers_early(counts: WriteCounts) -> bool:
+    """Whether some acknowledgement counts before it is durable, so that replicas have to answer twice."""
+    w, dw, pw = counts
+    return dw < w or dw < pw
+
+
+def put_reply(core: WriteCore, n: int, mutation: Mutation) -> bytes:
+    """Encode the answer to a put whose quorum is met."""
+    return encode_body(
+        (core.applied, core.w, n, core.primaries, core.durable, mutation.siblings, mutation.superseded, mutation.context)
+    )  # fmt: skip
+
+
+def shortfall(core: WriteCore, *, is_timed_out: bool) -> KVStoreError:
+    """Return the (indefinite) error of a put whose quorum cannot be met any more."""
+    kind = Timeout if is_timed_out else WriteQuorumUnsatisfied
+    message = "the write was applied but not acknowledged by enough replicas"
+    return kind(message, acked=core.applied, durable=core.durable, needed=max(core.w, core.dw, core.pw))
+
+
 class PutOperation:
     """`finished(problem)` is called once, just after the reply; None means it was acknowledged."""
 
-    __slots__ = ("_context", "_core", "_deadline", "_early", "_finished", "_key", "_record", "_reply", "_siblings", "_slot",
-                 "_store", "_superseded", "_timed_out")  # fmt: skip
+    __slots__ = ("_core", "_deadline", "_early", "_finished", "_key", "_mutation", "_reply", "_slot", "_store",
+                 "_timed_out")  # fmt: skip
 
     def __init__(
-        self, *, store: Store, slot: Slot, key: StorageKey, record: bytes, core: WriteCore, deadline: float, reply: Reply,
-        context: bytes, siblings: int, superseded: bool, finished: Callable[[KVStoreError | None], None],
+        self, *, store: Store, slot: Slot, key: StorageKey, mutation: Mutation, counts: WriteCounts, deadline: float,
+        reply: Reply, finished: Callable[[KVStoreError | None], None],
     ) -> None:  # fmt: skip
-        self._store, self._slot, self._key, self._record, self._core = store, slot, key, record, core
+        self._store, self._slot, self._key, self._mutation = store, slot, key, mutation
         self._deadline, self._reply, self._finished = deadline, reply, finished
-        self._context, self._siblings, self._superseded = context, siblings, superseded
-        self._early = core.dw < core.w or core.dw < core.pw
+        w, dw, pw = counts
+        self._core = WriteCore(asked=1 + len(slot.peers), w=w, dw=dw, pw=pw)
+        self._early = answers_early(counts)
         self._timed_out = False
 
-    def applied(self, problem: Exception | None) -> None:
-        """The store has applied the record, or refused it."""
+    def start(self) -> None:
+        """Stage the record; a duplicate is only replicated again, to gather the full w, dw and pw."""
+        if self._mutation.is_new:
+            self._store.stage(self._key, self._mutation.record, self._applied)
+            return
+        self._replicate()
+        if self._early and self._core.add_applied(primary=True):
+            self._settle()
+        self._store.when_key_durable(self._key, self._local_durable)
+
+    def _applied(self, problem: Exception | None) -> None:
         if problem is not None:
             error = problem if isinstance(problem, KVStoreError) else InternalError(f"apply failed: {problem!r}")
             self._fail(error)
@@ -58,16 +91,9 @@ class PutOperation:
             self._settle()
         self._store.when_durable(self._local_durable)
 
-    def unchanged(self) -> None:
-        """The record already holds this operation: replicate it again and gather the full w / dw / pw."""
-        self._replicate()
-        if self._early and self._core.add_applied(primary=True):
-            self._settle()
-        self._store.when_key_durable(self._key, self._local_durable)
-
     def _replicate(self) -> None:
         verb = _REPLICATE_EARLY if self._early else _REPLICATE
-        version, deadline, key, record = self._slot.version, self._deadline, self._key, self._record
+        version, deadline, key, record = self._slot.version, self._deadline, self._key, self._mutation.record
         for link in self._slot.peers:
             on_reply = self._early_ack() if self._early else self._on_reply
             try:
@@ -109,24 +135,11 @@ class PutOperation:
         return self._core.add_failure()
 
     def _settle(self) -> None:
-        core = self._core
-        if core.outcome is Outcome.MET:
-            fields = [
-                core.applied,
-                core.w,
-                self._slot.n,
-                core.primaries,
-                core.durable,
-                self._siblings,
-                self._superseded,
-            ]
-            self._reply(_OK, encode_body([*fields, self._context]))
+        if self._core.outcome is Outcome.MET:
+            self._reply(_OK, put_reply(self._core, self._slot.n, self._mutation))
             self._finished(None)
-            return
-        kind = Timeout if self._timed_out else WriteQuorumUnsatisfied
-        needed = max(core.w, core.dw, core.pw)
-        message = "the write was applied but not acknowledged by enough replicas"
-        self._fail(kind(message, acked=core.applied, durable=core.durable, needed=needed))
+        else:
+            self._fail(shortfall(self._core, is_timed_out=self._timed_out))
 
     def _fail(self, error: KVStoreError) -> None:
         fail(self._reply, error)

@@ -35,6 +35,13 @@ class WriteCore:
         self.applied = self.durable = self.primaries = 0
         self.outcome = Outcome.PENDING
 
+    def copy(self) -> WriteCore:
+        """Return a core that stands where this one does, and goes its own way from here."""
+        core = WriteCore(asked=self.asked, w=self.w, dw=self.dw, pw=self.pw)
+        core.outstanding, core.applied, core.durable = self.outstanding, self.applied, self.durable
+        core.primaries, core.outcome = self.primaries, self.outcome
+        return core
+
     def add_applied(self, *, primary: bool) -> bool:
         """Count a replica that has applied the write but not synced it. Returns whether the outcome became MET now."""
         self.applied += 1

@@ -77,7 +77,7 @@ class Keeper:
         """Delete what nobody relies on us for: all of it when we begin to join, lost partitions when a transfer ended."""
         if after.transfer is not None:
             if after.transfer.joiner == self._node_id:
-                self._engine.delete_range(Family.DATA, *_ALL_KEYS)
+                self._store.delete_range(*_ALL_KEYS)
             return
         if before is None:
             return
@@ -86,6 +86,6 @@ class Keeper:
             partition = PartitionId(number)
             was_ours = self._node_id in held[partition] or self._node_id in before.owners[partition]
             if was_ours and self._node_id not in after.owners[partition]:
-                self._engine.delete_range(Family.DATA, *partition_range(partition, after.partition_bits))
+                self._store.delete_range(*partition_range(partition, after.partition_bits))
                 self._actors.forget(partition)
         self._store.commit_staged()

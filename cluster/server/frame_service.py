@@ -13,10 +13,11 @@ import asyncio
 from collections.abc import Callable, Iterator
 from functools import partial
 
-from cluster.coordinator.coordinator import Coordinator
+from cluster.coordinator.coordinator import Coordinator, Frame
 from cluster.placement import Placement, Slot
 from cluster.replica import Replica
 from cluster.requests import Reply, fail
+from cluster.server.peer_groups import PeerGroups
 from kvstore.errors import (
     DecodeError,
     InternalError,
@@ -27,6 +28,7 @@ from kvstore.errors import (
     UnknownVerb,
     WrongOwner,
 )
+from kvstore.groups import decode_fetches, decode_writes
 from kvstore.ids import NodeId, StorageKey
 from kvstore.limits import KEY_SIZE_BYTES_MAX
 from kvstore.messages import Status, Verb
@@ -37,9 +39,11 @@ __all__ = ["Administration", "FrameService", "unknown_verb"]
 
 STORAGE_KEY_SIZE_BYTES_MAX = 2 * KEY_SIZE_BYTES_MAX + 128
 _PUT, _GET, _DELETE = int(Verb.PUT), int(Verb.GET), int(Verb.DELETE)
-_REPLICATE, _FETCH, _OK = int(Verb.REPLICATE), int(Verb.FETCH), int(Status.OK)  # plain ints: enum access costs
+_REPLICATE, _PING, _OK = int(Verb.REPLICATE), int(Verb.PING), int(Status.OK)  # plain ints: enum access costs
+_REPLICATE_GROUP, _FETCH_GROUP = int(Verb.REPLICATE_GROUP), int(Verb.FETCH_GROUP)
 ANSWER_MARGIN_S = 0.05
-"""A coordinator gives up this much before its client does (at most a tenth), so that its numbers still reach the client."""
+"""A coordinator gives up this much before its client does (a tenth if there is less than half a second), so that its numbers
+still reach the client."""
 REMAINING_MS_MAX = 600_000
 """Deadlines further away than ten minutes are cut to that."""
 
@@ -69,58 +73,66 @@ class FrameService:
         """Nothing is kept for a session: replies that come later are dropped by it."""
 
     def handle(self, session: Session, requests: Iterator[Request]) -> None:
-        """Handle every operation of one frame, then apply what they staged."""
-        now = self._loop.time()
-        self._coordinator.next_frame()
+        """Handle every operation of one frame, apply what they staged, then ask the other owners."""
+        frame = self._coordinator.begin(session.reply)
+        now = frame.now
+        peers = PeerGroups(self._replica, session)
         sender: NodeId | None = None
         for operation_id, verb, version, remaining_ms, key, body in requests:
-            deadline = now + (remaining_ms if remaining_ms < REMAINING_MS_MAX else REMAINING_MS_MAX) / 1000
+            remaining_s = (remaining_ms if remaining_ms < REMAINING_MS_MAX else REMAINING_MS_MAX) / 1000
             try:
                 if verb < _REPLICATE:  # the first of the peer verbs
-                    deadline -= min(ANSWER_MARGIN_S, (deadline - now) / 10)
-                    self._client(session, operation_id, verb, key, body, deadline)
+                    deadline = now + remaining_s - (remaining_s / 10 if remaining_s < 0.5 else ANSWER_MARGIN_S)
+                    self._client(frame, session, operation_id, verb, key, body, deadline)
                     continue
-                if verb == Verb.PING:
-                    session.reply(operation_id, Status.OK, b"")
+                if verb == _PING:
+                    session.reply(operation_id, _OK, b"")
                     continue
                 if sender is None:
                     sender = self._member(session)
-                self._peer(session, sender, operation_id, verb, version, key, body, deadline)
+                if verb == _REPLICATE_GROUP:
+                    peers.replicate(operation_id, decode_writes(body), partial(self._checked, sender))
+                elif verb == _FETCH_GROUP:
+                    peers.fetch(operation_id, decode_fetches(body), partial(self._checked, sender))
+                else:
+                    self._peer(frame, session, sender, operation_id, verb, version, key, body, now + remaining_s)
             except KVStoreError as error:
                 session.reply_error(operation_id, error)
         self._replica.store.commit_staged()
+        peers.committed()
+        self._coordinator.ask(frame)
 
-    def _client(self, session: Session, operation_id: int, verb: int, key: bytes, body: bytes, deadline: float) -> None:
-        reply = partial(session.reply, operation_id)
+    def _client(
+        self, frame: Frame, session: Session, operation_id: int, verb: int, key: bytes, body: bytes, deadline: float
+    ) -> None:
         if not self.is_open and verb <= _DELETE:
             raise NotReady("the node is starting or stopping", retry_after_s=0.2)
         if verb == _GET:
-            self._coordinator.get(key, body, deadline, reply, forwarded=False)
+            self._coordinator.get(frame, operation_id, key, body, deadline)
         elif verb == _PUT:
-            self._coordinator.put(key, body, deadline, reply, forwarded=False)
-        elif verb == Verb.DELETE:
-            self._coordinator.delete(key, body, deadline, reply, forwarded=False)
+            self._coordinator.put(frame, operation_id, key, body, deadline)
+        elif verb == _DELETE:
+            self._coordinator.delete(frame, operation_id, key, body, deadline)
         else:
-            self._administration(session, verb, body, deadline, reply)
+            self._administration(session, verb, body, deadline, partial(session.reply, operation_id))
 
     def _peer(
-        self, session: Session, sender: NodeId, operation_id: int, verb: int, version: int, key: bytes, body: bytes,
-        deadline: float,
+        self, frame: Frame, session: Session, sender: NodeId, operation_id: int, verb: int, version: int, key: bytes,
+        body: bytes, deadline: float,
     ) -> None:  # fmt: skip
-        if verb == _FETCH:
-            self._checked(sender, key, version)
-            self._fetch(session, operation_id, StorageKey(key))
-            return
         reply = partial(session.reply, operation_id)
-        if verb == _REPLICATE or verb == Verb.REPLICATE_EARLY:
+        if verb == Verb.FETCH:
+            self._checked(sender, key, version)
+            self._fetch(reply, StorageKey(key))
+        elif verb == _REPLICATE or verb == Verb.REPLICATE_EARLY:
             slot = self._checked(sender, key, version)
             self._replicate(slot, StorageKey(key), body, reply, early=verb != _REPLICATE)
         elif verb == Verb.FORWARDED_PUT:
-            self._coordinator.put(key, body, deadline, reply, forwarded=True)
+            self._coordinator.put(frame, operation_id, key, body, deadline, forwarded=True)
         elif verb == Verb.FORWARDED_GET:
-            self._coordinator.get(key, body, deadline, reply, forwarded=True)
+            self._coordinator.get(frame, operation_id, key, body, deadline, forwarded=True)
         elif verb == Verb.FORWARDED_DELETE:
-            self._coordinator.delete(key, body, deadline, reply, forwarded=True)
+            self._coordinator.delete(frame, operation_id, key, body, deadline, forwarded=True)
         else:
             self._administration(session, verb, body, deadline, reply)
 
@@ -153,13 +165,9 @@ class FrameService:
             raise WrongOwner("the node does not own the key", topology_epoch=self._placement.epoch)
         return slot
 
-    def _fetch(self, session: Session, operation_id: int, key: StorageKey) -> None:
+    def _fetch(self, reply: Reply, key: StorageKey) -> None:
         record = self._replica.read(key)
-        store = self._replica.store
-        if store.is_durable(key):
-            session.reply(operation_id, _OK, record)
-        else:
-            store.when_key_durable(key, partial(session.reply, operation_id, _OK, record))
+        self._replica.store.when_key_durable(key, partial(reply, _OK, record))
 
     def _replicate(self, slot: Slot, key: StorageKey, record: bytes, reply: Reply, *, early: bool) -> None:
         store = self._replica.store

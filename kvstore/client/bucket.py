@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from kvstore.causality.context import encode_context
 from kvstore.client.batch import AsyncBatch, Item, ManyResults, get_many
@@ -35,7 +35,7 @@ from kvstore.client.runtime import Runtime
 from kvstore.errors import InvalidArgument, KVStoreError
 from kvstore.ids import ObjectType
 from kvstore.limits import KEY_SIZE_BYTES_MAX
-from kvstore.messages import Verb, decode_get_reply, encode_body
+from kvstore.messages import Verb, encode_body, get_reply_fields
 from kvstore.storage.keyspace import object_name, storage_key
 
 if TYPE_CHECKING:
@@ -113,11 +113,16 @@ class AsyncBucket(Generic[T]):
         requests = self._requests or await self._prepare()
         name = self._name(key)
         timeout_s = self._options.timeout_s if timeout is None else duration_s("timeout", timeout)
-        reply = decode_get_reply(await requests.perform(Verb.GET, name, request, timeout_s))
+        deadline = requests.deadline(timeout_s)
+        try:
+            body = await requests.begin(Verb.GET, name, request, deadline)
+        except KVStoreError as error:
+            body = await requests.again(error, Verb.GET, name, request, deadline)
+        fields = get_reply_fields(body)
         # Never written is a state one can have seen, too: without a context of its own, the put that follows would be
         # taken for one that lost its context.
-        context = reply.context or encode_context(storage_key(name)[:8], 0, b"")
-        return GetResult(reply, self._codec, self._resolver, context)
+        context = fields[0] or encode_context(storage_key(name)[:8], 0, b"")
+        return GetResult(fields, self._codec, self._resolver, context)
 
     async def put(
         self, key: Key, value: T, *, context: bytes | Omitted | None = OMITTED, consistency: Consistency | None = None,
@@ -134,7 +139,14 @@ class AsyncBucket(Generic[T]):
         ttl_ms = self._options.ttl_ms if ttl is None else ttl_ms_of("ttl", ttl)
         counts = self._write_counts(consistency, w, dw, pw)
         timeout_s = self._options.timeout_s if timeout is None else duration_s("timeout", timeout)
-        return await self._write(key, packed, known, ttl_ms, counts, timeout_s)
+        requests = self._requests or await self._prepare()
+        name, request = self._name(key), encode_body((self._runtime.operation_id(), packed, known, ttl_ms, *counts))
+        deadline = requests.deadline(timeout_s)
+        try:
+            body = await requests.begin(Verb.PUT, name, request, deadline)
+        except KVStoreError as error:
+            body = await requests.again(error, Verb.PUT, name, request, deadline)
+        return put_result(body)
 
     async def delete(
         self, key: Key, *, context: bytes | Omitted | None = OMITTED, consistency: Consistency | None = None,
@@ -145,7 +157,7 @@ class AsyncBucket(Generic[T]):
         counts = self._write_counts(consistency, w, dw, pw)
         if context is OMITTED:
             return await self._read_and_delete(key, counts, timeout_s)
-        return await self._write(key, None, usable(context), 0, counts, timeout_s)
+        return await self._write(Verb.DELETE, key, (usable(context), *counts), timeout_s)
 
     async def update(
         self, key: Key, fn: Callable[[T | None], T], *, attempts_max: int = UPDATE_ATTEMPTS_MAX,
@@ -227,25 +239,18 @@ class AsyncBucket(Generic[T]):
             _first(_count("pw", pw), pw_default),
         )
 
-    async def _write(
-        self, key: Key, value: bytes | None, context: bytes | None, ttl_ms: int, counts: WriteCounts, timeout_s: float
-    ) -> PutResult:
+    async def _write(self, verb: Verb, key: Key, fields: tuple[Any, ...], timeout_s: float) -> PutResult:
+        """Carry out a write whose body is an operation id and `fields`."""
         requests = self._requests or await self._prepare()
-        name = self._name(key)
-        operation_id = self._runtime.operation_id()
-        w, dw, pw = counts
-        if value is None:
-            verb, body = Verb.DELETE, encode_body((operation_id, context, w, dw, pw))
-        else:
-            verb, body = Verb.PUT, encode_body((operation_id, value, context, ttl_ms, w, dw, pw))
-        return put_result(await requests.perform(verb, name, body, timeout_s))
+        name, request = self._name(key), encode_body((self._runtime.operation_id(), *fields))
+        return put_result(await requests.perform(verb, name, request, requests.deadline(timeout_s)))
 
     async def _read_and_delete(self, key: Key, counts: WriteCounts, timeout_s: float) -> PutResult:
         with deadline_scope(self._runtime.start().deadline(timeout_s)):
             seen = await self.get(key)
             if not seen.found:
                 return PutResult(0, 0, seen.n, 0, 0, 0, False, seen.context)
-            return await self._write(key, None, seen.context, 0, counts, timeout_s)
+            return await self._write(Verb.DELETE, key, (seen.context, *counts), timeout_s)
 
     def _put_item(self, key: Key, value: T, *, context: bytes | Omitted | None, ttl: Duration | None = None) -> Item:
         """Return a put of a batch, checked and encoded."""
@@ -257,10 +262,12 @@ class AsyncBucket(Generic[T]):
     async def _perform_item(self, item: Item) -> PutResult:
         """Carry out an item of a batch."""
         key, value, context, ttl_ms = item
-        timeout_s = self._options.timeout_s
-        if value is None and context is None:
-            return await self._read_and_delete(key, self._write_defaults, timeout_s)
-        return await self._write(key, value, context, ttl_ms, self._write_defaults, timeout_s)
+        timeout_s, counts = self._options.timeout_s, self._write_defaults
+        if value is not None:
+            return await self._write(Verb.PUT, key, (value, context, ttl_ms, *counts), timeout_s)
+        if context is None:
+            return await self._read_and_delete(key, counts, timeout_s)
+        return await self._write(Verb.DELETE, key, (context, *counts), timeout_s)
 
     def _for_thread(self) -> AsyncBucket[T]:
         """Return a bucket that another thread may encode values with while this one is in use."""

@@ -14,22 +14,25 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import Enum
-from typing import Final, Generic, NamedTuple, TypeVar
+from itertools import chain
+from typing import Any, Final, Generic, NamedTuple, TypeVar
 
 from kvstore.causality.hlc import LOGICAL_BITS
 from kvstore.client.datatypes import Codec
 from kvstore.errors import InvalidContext, NotFound, Siblings
 from kvstore.ids import short_id
-from kvstore.messages import GetReply, WireSibling, decode_put_reply
+from kvstore.messages import decode_put_reply
 
 __all__ = ["OMITTED", "Context", "GetResult", "Omitted", "PutResult", "Resolver", "Sibling", "put_result", "usable"]
 
 T = TypeVar("T")
 D = TypeVar("D")
+_FIELDS_OF_ONE = 9
+"""Fields of a reply with one value."""
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -107,21 +110,42 @@ Resolver = Callable[[Sequence[Sibling[T]]], T]
 
 
 class GetResult(Generic[T]):
-    """Answer of a read; see the module docstring. Values are decoded when the read returns, siblings dressed on demand.
+    """Answer of a read; see the module docstring. Values are decoded (so checked) when the read returns; all else is taken
+    from the reply's flat fields when it is asked for, because most reads are asked for their value and nothing else.
 
-    A plain slotted class: a frozen dataclass of eight fields takes 1.9 us to make, this 0.5, on a path of about 10 us.
+    A plain slotted class: a frozen dataclass of eight fields takes 1.9 us to make, this 0.4, on a path of about 10 us.
     """
 
-    __slots__ = ("_resolver", "_values", "_wire", "context", "n", "primaries", "replied")
+    __slots__ = ("_context", "_fields", "_resolver", "_values")
 
-    def __init__(self, reply: GetReply, codec: Codec[T], resolver: Resolver[T] | None, context: bytes) -> None:
-        _, self.replied, self.n, self.primaries, wire = reply
-        self.context = Context(context)
-        if len(wire) > 1:
-            wire.sort(key=_dot_of)
-        self._wire: list[WireSibling] = wire
-        self._values: list[T] = [codec.decode(sibling[4]) for sibling in wire]
-        self._resolver = resolver
+    def __init__(self, fields: Sequence[Any], codec: Codec[T], resolver: Resolver[T] | None, context: bytes) -> None:
+        """`fields` are those of `messages.get_reply_fields`."""
+        if len(fields) > _FIELDS_OF_ONE:
+            fields = _in_order_of_dots(fields)
+            self._values: list[T] = [codec.decode(value) for value in fields[8::5]]
+        else:
+            self._values = [codec.decode(fields[8])] if len(fields) == _FIELDS_OF_ONE else []
+        self._fields, self._resolver, self._context = fields, resolver, context
+
+    @property
+    def context(self) -> Context:
+        """What this read saw."""
+        return Context(self._context)
+
+    @property
+    def replied(self) -> int:
+        """How many replicas answered."""
+        return self._fields[1]  # type: ignore[no-any-return]  # the fields' types stand in the module docstring of messages
+
+    @property
+    def n(self) -> int:
+        """Of how many replicas."""
+        return self._fields[2]  # type: ignore[no-any-return]
+
+    @property
+    def primaries(self) -> int:
+        """How many of those that answered are primaries."""
+        return self._fields[3]  # type: ignore[no-any-return]
 
     @property
     def found(self) -> bool:
@@ -149,8 +173,8 @@ class GetResult(Generic[T]):
     def siblings(self) -> tuple[Sibling[T], ...]:
         """All live values, in the order of their dots; empty if there is none."""
         return tuple(
-            Sibling(value, wire.actor, wire.counter, wire.hlc, wire.expires_ms)
-            for value, wire in zip(self._values, self._wire, strict=True)
+            Sibling(value, actor, counter, hlc, expires_ms)
+            for value, (actor, counter, hlc, expires_ms, _) in zip(self._values, _by_sibling(self._fields), strict=True)
         )
 
     def __repr__(self) -> str:
@@ -159,7 +183,18 @@ class GetResult(Generic[T]):
         return f"<GetResult {shown}{more}; {self.replied} of {self.n} replied>"
 
 
-def _dot_of(sibling: WireSibling) -> tuple[bytes, int]:
+def _by_sibling(fields: Sequence[Any]) -> Iterator[tuple[Any, Any, Any, Any, Any]]:
+    """Yield actor, counter, hlc, expires_ms and packed value of each sibling."""
+    rest = iter(fields[4:])
+    return zip(rest, rest, rest, rest, rest, strict=True)
+
+
+def _in_order_of_dots(fields: Sequence[Any]) -> Sequence[Any]:
+    siblings = sorted(_by_sibling(fields), key=_dot_of)
+    return [*fields[:4], *chain.from_iterable(siblings)]
+
+
+def _dot_of(sibling: tuple[Any, Any, Any, Any, Any]) -> tuple[bytes, int]:
     return sibling[0], sibling[1]
 
 

@@ -21,14 +21,14 @@ import random
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from xxhash import xxh3_64_digest
+from xxhash import xxh3_64_intdigest
 
 from kvstore.client.failures import ClientClosed
 from kvstore.env import Transport
-from kvstore.errors import ClusterMismatch, KVStoreError, Unavailable, UnavailableError, error_from_wire
+from kvstore.errors import ClusterMismatch, KVStoreError, Unavailable, UnavailableError
 from kvstore.ids import PartitionId
-from kvstore.messages import Status, Verb
-from kvstore.ring.token import partition_of
+from kvstore.messages import Verb
+from kvstore.ring.token import TOKEN_SIZE_BYTES
 from kvstore.ring.topology import Topology
 from kvstore.ring.topology_codec import decode
 from kvstore.transport.frames import Hello
@@ -36,6 +36,7 @@ from kvstore.transport.link import Link, LinkOptions
 
 __all__ = ["Route", "Router"]
 
+TOKEN_BITS = 8 * TOKEN_SIZE_BYTES
 REFRESH_TIMEOUT_S = 1.0
 """For one node to send the topology; another one is asked then."""
 REFRESH_ROUNDS_MAX = 5
@@ -66,7 +67,7 @@ class Router:
         self.refresh_error: KVStoreError | None = None
         self._transport, self._rng, self._link_options = transport, rng, link_options
         self._links: dict[str, Link] = {}
-        self._bits = 0
+        self._token_shift = TOKEN_BITS  # one partition until the topology says how many
         self._routes: list[Route | None] = [None]
         self._refreshing: asyncio.Task[None] | None = None
         self._retiring: list[asyncio.Task[None]] = []
@@ -79,18 +80,17 @@ class Router:
 
         Raises Unavailable or Overloaded (nothing was sent), or ClientClosed.
         """
-        partition = partition_of(xxh3_64_digest(name), self._bits)
-        route = self._routes[partition] or self._open_route(partition)
-        if attempt:
-            return _ask(self._turn(route, attempt), verb, route.placement_version, deadline, name, body, self.loop)
-        for link in route.links:
-            if link.is_up:
-                return _ask(link, verb, route.placement_version, deadline, name, body, self.loop)
-        return _ask(self._turn(route, 0), verb, route.placement_version, deadline, name, body, self.loop)
+        partition = xxh3_64_intdigest(name) >> self._token_shift  # `token.partition_of`, without the bytes
+        version, links = self._routes[partition] or self._open_route(PartitionId(partition))
+        if not attempt:
+            for link in links:
+                if link.is_up:
+                    return link.request(verb, version, deadline, name, body)
+        return self._turn(links, attempt).request(verb, version, deadline, name, body)
 
-    def _turn(self, route: Route, attempt: int) -> Link:
+    def _turn(self, owners: tuple[Link, ...], attempt: int) -> Link:
         """Return the link for an attempt: owners in order, then the others; each attempt starts one further on."""
-        ring = [*route.links, *[link for link in self._links.values() if link not in route.links]]
+        ring = [*owners, *[link for link in self._links.values() if link not in owners]]
         start = attempt % len(ring)
         for link in ring[start:] + ring[:start]:
             if link.is_up:
@@ -257,7 +257,7 @@ class Router:
             raise ClusterMismatch("a node of another cluster answers at a known address")
         if ours is not None and topology.epoch <= ours.epoch:
             return
-        self.topology, self._bits = topology, topology.partition_bits
+        self.topology, self._token_shift = topology, TOKEN_BITS - topology.partition_bits
         self._routes = [None] * topology.partitions_count
         self._retire([*self.seeds, *[member.address for member in topology.members]])
         self._wake()
@@ -279,7 +279,7 @@ class Router:
     async def close(self) -> None:
         """Close every link; what still waits for an answer gets `CoordinatorLost`. Idempotent."""
         self.closed = True
-        self._bits, self._routes = 0, [None]
+        self._token_shift, self._routes = TOKEN_BITS, [None]
         tasks = [*self._retiring, *([self._refreshing] if self._refreshing else [])]
         for task in tasks:
             task.cancel()
@@ -292,21 +292,3 @@ class Router:
 
 def _newest_first(link: Link) -> int:
     return -link.remote_epoch
-
-
-def _ask(
-    link: Link, verb: int, version: int, deadline: float, name: bytes, body: bytes, loop: asyncio.AbstractEventLoop
-) -> asyncio.Future[bytes]:
-    """`Link.call` without its coroutine: one future, no task."""
-    done: asyncio.Future[bytes] = loop.create_future()
-
-    def settle(status: int, reply: bytes) -> None:
-        if done.done():  # the caller was cancelled
-            return
-        if status == Status.OK:
-            done.set_result(reply)
-        elif status != Status.APPLIED:
-            done.set_exception(error_from_wire(reply))
-
-    link.ask(verb, version, deadline, name, body, settle)
-    return done

@@ -38,12 +38,12 @@ from kvstore.transport.frames import FrameKind, Hello, decode_frame, encode_fram
 
 __all__ = ["Link", "LinkOptions", "OnReply"]
 
-_PART, _APPLIED = (
-    int(Status.PART),
-    int(Status.APPLIED),
-)  # plain ints: an enum's attribute costs more than the comparison
+# Plain ints: an enum's attribute costs more than the comparison.
+_OK, _PART, _APPLIED = int(Status.OK), int(Status.PART), int(Status.APPLIED)
 OnReply = Callable[[int, bytes], None]
 """(status, body); body of ERROR is `errors.error_to_wire`."""
+_Waiter = OnReply | asyncio.Future[bytes]
+"""Who waits for a reply. A future is settled by the link itself: a closure for each to do it costs 0.5 us an operation."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +77,7 @@ class Link:
         self.last_error: str = "not connected yet"
         self._transport, self._hello, self._rng, self._on_event = transport, hello, rng, on_event
         self._loop = asyncio.get_running_loop()
-        self._waiting: dict[int, tuple[float, OnReply]] = {}
+        self._waiting: dict[int, tuple[float, _Waiter]] = {}
         self._last_id = 0
         self._connection: Connection | None = None
         self._coalescer: Coalescer | None = None
@@ -100,34 +100,33 @@ class Link:
 
         Raises: Unavailable (the link is not up) or Overloaded (a bound is reached); nothing was sent.
         """
+        self._send(self._usable(), verb, version, deadline, key, body, on_reply)
+
+    def request(self, verb: int, version: int, deadline: float, key: bytes, body: bytes) -> asyncio.Future[bytes]:
+        """Ask; the future gives the OK body or raises the error of the reply. Raises what `ask` raises."""
+        done: asyncio.Future[bytes] = self._loop.create_future()
+        self._send(self._usable(), verb, version, deadline, key, body, done)
+        return done
+
+    async def call(self, verb: int, version: int, deadline: float, key: bytes, body: bytes) -> bytes:
+        """Ask, and wait for the OK body. Raises the error of the reply, or what `ask` raises."""
+        return await self.request(verb, version, deadline, key, body)
+
+    def _usable(self) -> Coalescer:
+        """Return what sends, if one operation more may be sent."""
         coalescer, connection = self._coalescer, self._connection
         if coalescer is None or connection is None or not self.is_up:
             raise Unavailable(f"no connection to {self.address}: {self.last_error}")
         if len(self._waiting) >= INFLIGHT_PER_LINK_MAX or connection.backlog_bytes > CONNECTION_BACKLOG_BYTES_MAX:
             raise Overloaded(f"too much in flight to {self.address}", retry_after_s=0.05, in_flight=len(self._waiting))
-        self._send(coalescer, verb, version, deadline, key, body, on_reply)
-
-    async def call(self, verb: int, version: int, deadline: float, key: bytes, body: bytes) -> bytes:
-        """Ask, and wait for the OK body. Raises the error of the reply, or what `ask` raises."""
-        done: asyncio.Future[bytes] = self._loop.create_future()
-
-        def settle(status: int, reply: bytes) -> None:
-            if done.done() or status == Status.APPLIED:
-                return
-            if status == Status.OK:
-                done.set_result(reply)
-            else:
-                done.set_exception(error_from_wire(reply))
-
-        self.ask(verb, version, deadline, key, body, settle)
-        return await done
+        return coalescer
 
     def _send(
-        self, coalescer: Coalescer, verb: int, version: int, deadline: float, key: bytes, body: bytes, on_reply: OnReply
+        self, coalescer: Coalescer, verb: int, version: int, deadline: float, key: bytes, body: bytes, waiter: _Waiter
     ) -> None:
         remaining_ms = int((deadline - self._loop.time()) * 1000)
         self._last_id = operation_id = self._last_id + 1
-        self._waiting[operation_id] = (deadline, on_reply)
+        self._waiting[operation_id] = (deadline, waiter)
         if len(body) > CHUNK_SIZE_BYTES_MAX:
             *parts, body = split(body)
             for part in parts:
@@ -150,7 +149,7 @@ class Link:
             for operation_id in expired:
                 entry = self._waiting.pop(operation_id, None)  # an earlier callback may have closed the link
                 if entry is not None:
-                    entry[1](Status.ERROR, error)
+                    _answer(entry[1], Status.ERROR, error)
 
     # --- frames ---------------------------------------------------------------------------------------------------
 
@@ -178,19 +177,19 @@ class Link:
         if epoch > self.remote_epoch:
             self.remote_epoch = epoch
             self._notify()
-        waiting = self._waiting
+        waiting, unfinished = self._waiting, self._parts.unfinished
         for operation_id, status, body in zip(flat, flat, flat, strict=True):
             if status == _PART:
                 self._parts.add(operation_id, body)
                 continue
-            if self._parts:
+            if unfinished:
                 body = self._parts.take(operation_id, body)
             if status == _APPLIED:
                 entry = waiting.get(operation_id)
             else:
                 entry = waiting.pop(operation_id, None)
             if entry is not None:  # else its deadline passed before
-                entry[1](status, body)
+                _answer(entry[1], status, body)
 
     def _welcomed(self, hello: Hello) -> None:
         self.remote, self.remote_epoch = hello, hello.topology_epoch
@@ -332,8 +331,8 @@ class Link:
         self._waiting.clear()  # the same dict: a frame of replies that is being handled right now must see it empty
         if waiting:
             lost = error_to_wire(CoordinatorLost(f"the connection to {self.address} broke: {self.last_error}"))
-            for _, on_reply in waiting:
-                self._loop.call_soon(on_reply, Status.ERROR, lost)
+            for _, waiter in waiting:
+                self._loop.call_soon(_answer, waiter, Status.ERROR, lost)
 
     def _notify(self) -> None:
         if self._on_event is not None:
@@ -358,6 +357,17 @@ class _Incoming:
 
     def connection_closed(self, error: Exception | None) -> None:
         self._link._connection_closed(self._connection, error)
+
+
+def _answer(waiter: _Waiter, status: int, body: bytes) -> None:
+    if not isinstance(waiter, asyncio.Future):
+        waiter(status, body)
+    elif waiter.done() or status == _APPLIED:  # done: the caller was cancelled
+        return
+    elif status == _OK:
+        waiter.set_result(body)
+    else:
+        waiter.set_exception(error_from_wire(body))
 
 
 def _request_header() -> list[Any]:

@@ -11,7 +11,7 @@ import pytest
 from kvstore import errors, resolvers
 from kvstore.client.datatypes import Codec
 from kvstore.client.results import Context, GetResult, Resolver, Sibling, put_result, usable
-from kvstore.messages import GetReply, WireSibling, encode_body
+from kvstore.messages import encode_body
 
 HLC = 1_700_000_000_000 << 16
 
@@ -22,8 +22,10 @@ def sibling(value: Any, *, hlc: int = HLC, actor: bytes = b"\xa1\xf3" + b"\0" * 
 
 def result(*values: Any, resolver: Resolver[Any] | None = None) -> GetResult[Any]:
     codec: Codec[Any] = Codec()
-    wire = [WireSibling(bytes([9 - i]) * 20, 1, HLC + i, 0, codec.encode(value)) for i, value in enumerate(values)]
-    return GetResult(GetReply(b"ctx", 2, 3, 2, wire), codec, resolver, b"ctx")
+    fields: list[Any] = [b"ctx", 2, 3, 2]
+    for i, value in enumerate(values):
+        fields += [bytes([9 - i]) * 20, 1, HLC + i, 0, codec.encode(value)]
+    return GetResult(fields, codec, resolver, b"ctx")
 
 
 def test_no_value_is_not_found_and_none_is_a_value() -> None:

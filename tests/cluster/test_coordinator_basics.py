@@ -365,7 +365,8 @@ def test_an_expired_deadline_is_definite() -> None:
         await client.link.wait_up(5)
         errors: list[KVStoreError] = []
         node = cluster.node(0)
-        node.coordinator.put(NAME, b"", cluster.loop.time(), _collect(errors), forwarded=False)
+        frame = node.coordinator.begin(_collect(errors))
+        node.coordinator.put(frame, 1, NAME, b"", cluster.loop.time())
         assert isinstance(errors[0], Overloaded) and errors[0].definite
 
     in_cluster(main)
@@ -374,7 +375,7 @@ def test_an_expired_deadline_is_definite() -> None:
 def _collect(errors: list[KVStoreError]):  # type: ignore[no-untyped-def]
     from kvstore.errors import error_from_wire
 
-    return lambda status, body: errors.append(error_from_wire(body))
+    return lambda _, status, body: errors.append(error_from_wire(body))
 
 
 def test_an_expiry_is_an_absolute_hlc_time() -> None:

@@ -355,9 +355,9 @@ def test_a_read_that_times_out_is_definite() -> None:
         node = cluster.node(0)
         cluster.cut_off(0)
         answers: list[bytes] = []
-        node.coordinator.get(
-            NAME, b"", cluster.loop.time() + 0.3, lambda status, body: answers.append(body), forwarded=False
-        )
+        frame = node.coordinator.begin(lambda _, status, body: answers.append(body))
+        node.coordinator.get(frame, 1, NAME, b"", cluster.loop.time() + 0.3)
+        node.coordinator.ask(frame)
         await cluster.until(lambda: bool(answers))
         assert b"read_timeout" in answers[0]
 

@@ -97,9 +97,9 @@ def test_every_operation_gets_exactly_one_reply() -> None:
     async def main(cluster: Cluster) -> None:
         replies: list[tuple[int, bytes]] = []
         node = cluster.node(0)
-        node.coordinator.put(
-            name_of_key("k"), b"?", cluster.loop.time() + 1, lambda s, b: replies.append((s, b)), forwarded=False
-        )
+        frame = node.coordinator.begin(lambda _, status, body: replies.append((status, body)))
+        node.coordinator.put(frame, 1, name_of_key("k"), b"?", cluster.loop.time() + 1)
+        node.coordinator.ask(frame)
         assert [status for status, _ in replies] == [Status.ERROR]
         assert error_from_wire(replies[0][1]).definite
 

@@ -208,6 +208,7 @@ def test_an_unreadable_local_record_is_an_error_and_is_not_overwritten() -> None
         state = write(EMPTY, other_actor(), b"1")
         bench.merge(state)
         bench.disk.corrupt(Family.DATA, KEY)
+        bench.store.forget_kept()
         for access in (lambda: bench.replica.read(KEY), lambda: bench.merge(write(state, other_actor(), b"2"))):
             with pytest.raises(Corruption):
                 access()
@@ -258,6 +259,7 @@ def test_a_healed_record_begins_a_new_epoch() -> None:
         state = write(EMPTY, actor, b"1")
         bench.merge(state)
         bench.disk.corrupt(Family.DATA, KEY)
+        bench.store.forget_kept()
         bench.replica.stage_healed(P0, KEY, encode_record(KEY, state), bench.told.append)
         bench.store.commit_staged()
         assert bench.replica.state(KEY) == state and bench.actors.current(P0) != actor

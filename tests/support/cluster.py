@@ -300,6 +300,7 @@ class Cluster:
     def corrupt(self, index: int, name: bytes) -> None:
         """Make one node's record unreadable."""
         self.hosts[index].disk.corrupt(Family.DATA, storage_key(name))
+        self.node(index).store.forget_kept()
 
     def owners(self, name: bytes, *, via: int = 0) -> list[int]:
         """Return the indexes of the hosts that own an object, in preference order."""

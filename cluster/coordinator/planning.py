@@ -1,0 +1,89 @@
+"""Planning: what a request needs before anything is done: its slot, its bucket and how many replicas have to answer.
+
+Refuses what cannot be done, always with a definite error. Counts are resolved once for each combination and remembered: buckets
+never change and N is the cluster's.
+"""
+
+from __future__ import annotations
+
+from cluster.coordinator.quorum import resolve_count, resolve_primary_count
+from cluster.counters import Counters
+from cluster.placement import Placement, Slot
+from kvstore.errors import NoSuchBucket, NotReady, Overloaded, Unavailable
+from kvstore.ids import ObjectType, StorageKey
+from kvstore.limits import INFLIGHT_PER_NODE_MAX
+from kvstore.messages import decode_get
+from kvstore.ring.buckets import BucketProperties
+from kvstore.storage.keyspace import check_name, storage_key
+
+__all__ = ["Planner", "WriteCounts"]
+
+WriteCounts = tuple[int, int, int]
+"""Resolved (w, dw, pw)."""
+
+
+class Planner:
+    """`in_flight` counts the operations this node coordinates; whoever plans one adds to it."""
+
+    def __init__(self, placement: Placement, counters: Counters) -> None:
+        self._placement, self._counters = placement, counters
+        self.in_flight = 0
+        self._write_counts: dict[tuple[str, int, int | None, int | None, int | None], WriteCounts] = {}
+        """Bounded by buckets x N x the few counts that resolve at all."""
+        self._read_counts: dict[tuple[str, int], tuple[int, int]] = {}
+        """r and pr of reads that ask for nothing special."""
+
+    @property
+    def epoch(self) -> int:
+        """The adopted topology's epoch."""
+        return self._placement.epoch
+
+    def plan(self, name: bytes, deadline: float, now: float) -> tuple[Slot, StorageKey, BucketProperties]:
+        """Return the slot, storage key and bucket of an object, or raise why the operation cannot be begun."""
+        if self.in_flight >= INFLIGHT_PER_NODE_MAX:
+            self._counters.overloaded += 1
+            raise Overloaded("the node coordinates as much as it can", retry_after_s=0.1, in_flight=self.in_flight)
+        topology = self._placement.topology
+        if topology is None or topology.transfer is not None:
+            raise NotReady("the node is not serving yet, or the cluster is taking a node in", retry_after_s=0.1)
+        if deadline <= now:
+            raise Overloaded("the deadline had passed before the operation was begun", retry_after_s=0.0)
+        bucket = topology.bucket_by_bytes(check_name(name))
+        if name[0] not in bucket.allowed_types:
+            kind = ObjectType(name[0]).name.lower()
+            raise NoSuchBucket(f"bucket {bucket.name!r} does not hold objects of type {kind}")
+        key = storage_key(name)
+        return self._placement.slot(key), key, bucket
+
+    def write_counts(
+        self, slot: Slot, bucket: BucketProperties, w: int | None, dw: int | None, pw: int | None
+    ) -> WriteCounts:
+        """Return what w, dw and pw of a request mean here. Raises InsufficientNodes, or Unavailable if too few are reachable."""
+        asked = (bucket.name, slot.n_effective, w, dw, pw)
+        counts = self._write_counts.get(asked)
+        if counts is None:
+            n, n_effective = slot.n, slot.n_effective
+            w_count = resolve_count(w, bucket.w, n=n, n_effective=n_effective, name="w")
+            dw_count = resolve_count(dw, bucket.dw, n=n, n_effective=n_effective, name="dw")
+            pw_count = resolve_primary_count(pw, bucket.pw, n=n, n_effective=n_effective, name="pw")
+            if dw is None and bucket.dw is None:
+                dw_count = min(dw_count, w_count)  # a w below the quorum means that the caller asked for less
+            self._write_counts[asked] = counts = (w_count, dw_count, pw_count)
+        needed, alive = max(1, *counts), slot.reachable()
+        if alive < needed:
+            raise Unavailable("too few owners of the key can be reached", needed=needed, alive=alive)
+        return counts
+
+    def read_counts(self, slot: Slot, bucket: BucketProperties, body: bytes) -> tuple[int, int]:
+        """Return what r and pr of a GET mean here. Raises InsufficientNodes or DecodeError."""
+        counts = None if body else self._read_counts.get((bucket.name, slot.n_effective))
+        return counts or self._resolve_read(slot, bucket, body)
+
+    def _resolve_read(self, slot: Slot, bucket: BucketProperties, body: bytes) -> tuple[int, int]:
+        request = decode_get(body)
+        n, n_effective = slot.n, slot.n_effective
+        r = max(1, resolve_count(request.r, bucket.r, n=n, n_effective=n_effective, name="r"))
+        pr = resolve_primary_count(request.pr, bucket.pr, n=n, n_effective=n_effective, name="pr")
+        if not body:
+            self._read_counts[bucket.name, n_effective] = (r, pr)
+        return r, pr

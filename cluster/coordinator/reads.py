@@ -1,0 +1,181 @@
+"""The reads this node coordinates: grouped where they are plain, watched while they wait, answered from what they gathered.
+
+A read that an owner has kept waiting for SLOW_READ_S, or whose owner was lost, asks another owner as well.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from functools import partial
+
+from cluster.coordinator.get import Candidate, GetOperation
+from cluster.coordinator.get_group import GetGroup, GroupedGet
+from cluster.coordinator.planning import Planner
+from cluster.coordinator.read_core import ReadCore
+from cluster.counters import Counters, Latencies
+from cluster.placement import Slot
+from cluster.replica import Replica
+from cluster.requests import Reply, ReplyTo, fail
+from kvstore.causality.context import UNUSABLE, encode_context
+from kvstore.causality.hlc import LOGICAL_BITS
+from kvstore.errors import KVStoreError, StorageError, Unavailable
+from kvstore.ids import StorageKey
+from kvstore.messages import encode_get_reply
+from kvstore.ring.buckets import BucketProperties
+from kvstore.storage.record import view_record
+
+__all__ = ["Reads"]
+
+SLOW_READ_S = 0.1
+"""A replica that has not answered a read by then is not waited for alone: another owner is asked too."""
+SPARE_READS_SHARE, SPARE_READS_MAX = 0.05, 64.0
+"""Asking another owner may add a twentieth to the reads (and 64 at once): when all are slow, more asking makes it slower."""
+_OK = 0
+
+
+class Reads:
+    """Is told of every get; every one is answered once."""
+
+    def __init__(
+        self, *, planner: Planner, replica: Replica, wall_ms: Callable[[], int], counters: Counters,
+        repair: Callable[[Slot, StorageKey, Candidate, bytes], None],
+    ) -> None:  # fmt: skip
+        self._planner, self._replica, self._wall_ms = planner, replica, wall_ms
+        self._counters, self._repair = counters, repair
+        self._loop = asyncio.get_running_loop()
+        self.latencies = Latencies()
+        self._operations: dict[GetOperation, None] = {}
+        self._groups: dict[GetGroup, None] = {}
+        self._is_watching = False
+        self._spare_reads = SPARE_READS_MAX
+
+    def group(
+        self, candidates: tuple[Candidate, ...], asked: int, deadline: float, started: float, reply: ReplyTo
+    ) -> GetGroup:
+        """Return a new, empty group."""
+        return GetGroup(
+            candidates=candidates, asked=asked, deadline=deadline, started=started, reply=reply, answer=self._answer_group,
+            alone=self._alone,
+        )  # fmt: skip
+
+    def ask(self, group: GetGroup) -> None:
+        """Begin the gets of a group."""
+        self._groups[group] = None
+        group.ask()
+        self._watch()
+
+    def begin(
+        self, slot: Slot, key: StorageKey, r: int, pr: int, candidates: tuple[Candidate, ...], deadline: float,
+        started: float, reply: Reply,
+    ) -> None:  # fmt: skip
+        """Begin one get on its own."""
+        operation = GetOperation(self, self._replica, slot, key, r, pr, candidates, deadline, started, reply)
+        operation.start()
+        if operation.is_open:
+            self._operations[operation] = None
+            self._watch()
+
+    def maybe_plain(self, key: StorageKey) -> bytes | None:
+        """Return the local record if it is readable and durable (empty: surely none), else None."""
+        try:
+            record = self._replica.read(key)
+        except StorageError:
+            return None
+        return record if self._replica.store.is_durable(key) else None
+
+    def admit(self, slot: Slot, bucket: BucketProperties, body: bytes) -> tuple[int, int]:
+        """Count one get in and return its r and pr. Raises Unavailable, InsufficientNodes or DecodeError."""
+        r, pr = self._planner.read_counts(slot, bucket, body)
+        needed = r if r > pr else pr
+        if slot.reachable() < needed:
+            raise Unavailable("too few owners of the key can be reached", needed=needed, alive=slot.reachable())
+        self._counters.gets += 1
+        self._planner.in_flight += 1
+        if self._spare_reads < SPARE_READS_MAX:
+            self._spare_reads += SPARE_READS_SHARE
+        return r, pr
+
+    # --- answers ----------------------------------------------------------------------------------------------------------
+
+    def answered(self, operation: GetOperation, record: bytes, core: ReadCore[Candidate]) -> None:
+        """Reply to a get (part of being a Reader)."""
+        self._operations.pop(operation, None)
+        self._finished(1, operation.started)
+        reply: Reply = operation.token  # type: ignore[assignment]  # what `begin` put there
+        reply(_OK, self._encode(operation.key, record, len(core.results), core.primaries, operation.slot.n))
+
+    def failed(self, operation: GetOperation, error: KVStoreError) -> None:
+        """Reply to a get that cannot be answered (part of being a Reader)."""
+        self._operations.pop(operation, None)
+        self._planner.in_flight -= 1
+        self._counters.count_error(error.code)
+        fail(operation.token, error)  # type: ignore[arg-type]  # what `begin` put there
+
+    def repair(self, slot: Slot, key: StorageKey, candidate: Candidate, record: bytes) -> None:
+        """Bring a replica that a get saw behind up to date (part of being a Reader)."""
+        self._repair(slot, key, candidate, record)
+
+    def _answer_group(self, group: GetGroup, gets: list[GroupedGet], replied: int) -> None:
+        self._groups.pop(group, None)
+        self._finished(len(gets), group.started)
+        reply, encode = group.reply, self._encode
+        for operation_id, slot, key, record, _, _ in gets:
+            reply(operation_id, _OK, encode(key, record, replied, replied, slot.n))
+
+    def _alone(self, group: GetGroup, get: GroupedGet) -> GetOperation:
+        operation_id, slot, key, _, r, pr = get
+        reply = partial(group.reply, operation_id)
+        operation = GetOperation(
+            self, self._replica, slot, key, r, pr, group.candidates, group.deadline, group.started, reply
+        )
+        self._operations[operation] = None
+        return operation
+
+    def _finished(self, count: int, started: float) -> None:
+        self._planner.in_flight -= count
+        self.latencies.add(self._loop.time() - started, count)
+
+    def _encode(self, key: StorageKey, record: bytes, replied: int, primaries: int, n: int) -> bytes:
+        if not record:
+            return encode_get_reply(UNUSABLE, replied, n, primaries, [])
+        view = view_record(record)
+        context = encode_context(key[:8], view.hlc_max, view.encoded_vector)
+        flat: list[object] = []
+        rest = iter(view.fields)
+        for index, counter, hlc, expires, _, value in zip(rest, rest, rest, rest, rest, rest, strict=True):
+            if value is not None and not (expires and expires <= self._wall_ms() << LOGICAL_BITS):
+                flat += (view.actor_of(index), counter, hlc, expires >> LOGICAL_BITS, value)
+        return encode_get_reply(context, replied, n, primaries, flat)
+
+    # --- slow and lost owners -----------------------------------------------------------------------------------------------
+
+    def peer_is_down(self) -> None:
+        """A peer became suspect or was lost: reads under way ask one more owner each instead of waiting for it."""
+        for group in list(self._groups):
+            self._take_apart(group)
+        for operation in list(self._operations):
+            self._operations.pop(operation, None)
+            operation.ask_one_more()
+
+    def _watch(self) -> None:
+        if not self._is_watching and (self._operations or self._groups):
+            self._is_watching = True
+            self._loop.call_later(SLOW_READ_S / 2, self._watch_reads)
+
+    def _watch_reads(self) -> None:
+        late = self._loop.time() - SLOW_READ_S
+        for group in [group for group in self._groups if group.started <= late]:
+            self._take_apart(group)
+        for operation in [operation for operation in self._operations if operation.started <= late]:
+            if self._spare_reads < 1.0:
+                break
+            self._spare_reads -= 1.0
+            self._operations.pop(operation, None)  # asked once more only; its deadline does the rest
+            operation.ask_one_more()
+        self._is_watching = False
+        self._watch()
+
+    def _take_apart(self, group: GetGroup) -> None:
+        self._groups.pop(group, None)
+        group.take_apart()

@@ -1,0 +1,82 @@
+"""The groups of one frame from a peer: its writes merged and its reads answered, what is out of the ordinary named.
+
+    REPLICATE_GROUP  each write staged ─commit─► applied ─sync─► answered: the positions of those not taken
+    FETCH_GROUP      answered at once: records, nil for those that have to be asked alone
+
+See kvstore/groups.py for why nothing here says why a write was not taken.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from functools import partial
+
+from cluster.placement import Slot
+from cluster.replica import Replica
+from kvstore.errors import InternalError, KVStoreError
+from kvstore.groups import encode_records, encode_refused
+from kvstore.ids import StorageKey
+from kvstore.limits import GROUP_SIZE_BYTES_MAX
+from kvstore.messages import Status
+from kvstore.transport.session import Session
+
+__all__ = ["PeerGroups"]
+
+_OK = int(Status.OK)
+Check = Callable[[bytes, int], Slot]
+"""(storage key, placement version): the slot, or raises why the peer's operation may not be done here."""
+
+
+class PeerGroups:
+    """`committed` is called once, after the frame's writes were applied."""
+
+    __slots__ = ("_problem", "_refused", "_replica", "_session")
+
+    def __init__(self, replica: Replica, session: Session) -> None:
+        self._replica, self._session = replica, session
+        self._refused: dict[int, list[int]] = {}
+        self._problem: Exception | None = None
+
+    def replicate(self, operation_id: int, writes: Iterable[tuple[int, StorageKey, bytes]], check: Check) -> None:
+        """Merge the writes of one group; they are answered after `committed`."""
+        stage_merge, applied = self._replica.stage_merge, self._applied
+        refused: list[int] = []
+        for index, (version, key, record) in enumerate(writes):
+            try:
+                stage_merge(check(key, version).partition, key, record, applied)
+            except KVStoreError:
+                refused.append(index)  # asked again alone, which has words for it
+        self._refused[operation_id] = refused
+
+    def fetch(self, operation_id: int, reads: Iterable[tuple[int, StorageKey]], check: Check) -> None:
+        """Answer the reads of one group."""
+        replica, is_durable = self._replica, self._replica.store.is_durable
+        records: list[bytes | None] = []
+        left_bytes = GROUP_SIZE_BYTES_MAX
+        for version, key in reads:
+            record: bytes | None
+            try:
+                check(key, version)
+                record = replica.read(key)
+            except KVStoreError:
+                record = None  # asked again alone, as above
+            if record is not None:
+                left_bytes -= len(record)
+                if left_bytes < 0 or not is_durable(key):
+                    record = None
+            records.append(record)
+        self._session.reply(operation_id, _OK, encode_records(records))
+
+    def committed(self) -> None:
+        """The frame's writes are applied, or refused: answer the groups once they are durable."""
+        for operation_id, refused in self._refused.items():
+            if self._problem is None:
+                body = encode_refused(refused)
+                self._replica.store.when_durable(partial(self._session.reply, operation_id, _OK, body))
+            else:
+                problem = self._problem
+                error = problem if isinstance(problem, KVStoreError) else InternalError(f"apply failed: {problem!r}")
+                self._session.reply_error(operation_id, error)
+
+    def _applied(self, problem: Exception | None) -> None:
+        self._problem = problem or self._problem
