@@ -48,7 +48,9 @@ _Waiter = OnReply | asyncio.Future[bytes]
 
 @dataclass(frozen=True, slots=True)
 class LinkOptions:
-    """Times of a link, in seconds. Suspicion begins after `suspect_beats` heartbeats without a word from the peer."""
+    """Times of a link, in seconds. Suspicion begins after `suspect_beats` heartbeats without a word from the peer.
+
+    `company`: see Coalescer. With 3, a frame goes out once it has half as many operations as are under way already."""
 
     connect_timeout_s: float = 2.0
     backoff_s_min: float = 0.05
@@ -57,6 +59,7 @@ class LinkOptions:
     suspect_beats: int = 3
     dead_beats: int = 12
     sweep_s: float = 0.02
+    company: int = 3
 
 
 class Link:
@@ -190,6 +193,8 @@ class Link:
                 entry = waiting.pop(operation_id, None)
             if entry is not None:  # else its deadline passed before
                 _answer(entry[1], status, body)
+        if self._coalescer is not None:
+            self._coalescer.poke()
 
     def _welcomed(self, hello: Hello) -> None:
         self.remote, self.remote_epoch = hello, hello.topology_epoch
@@ -285,7 +290,9 @@ class Link:
 
     def _accept(self, connection: Connection) -> _Incoming:
         self._connection = connection
-        self._coalescer = Coalescer(connection.send, _request_header)
+        self._coalescer = Coalescer(
+            connection.send, _request_header, unanswered=self._waiting.__len__, company=self.options.company
+        )
         self._parts = Reassembly()
         return _Incoming(self, connection)
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from jepsen_lite.sim.loop import VirtualLoop
 from kvstore.limits import FRAME_OPERATIONS_MAX, FRAME_SIZE_BYTES_MAX, FRAME_SIZE_BYTES_TARGET
-from kvstore.transport.coalescer import HOLD_S_MAX, QUIET_CHECKS, Coalescer
+from kvstore.transport.coalescer import COMPANY_S_MAX, HOLD_S_MAX, QUIET_CHECKS, Coalescer
 from kvstore.transport.frames import decode_frame
 
 TURN_S = 10e-6
@@ -18,18 +18,29 @@ TURN_S = 10e-6
 class Sent:
     """Takes the place of a connection: remembers each frame, and when it came."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, company: int = 1) -> None:
         self.frames: list[list[Any]] = []
         self.times_s: list[float] = []
         self.epoch = 7
-        self.coalescer = Coalescer(self._send, lambda: [2, self.epoch])
+        self.unanswered = 0
+        self.coalescer = Coalescer(
+            self._send,
+            lambda: [2, self.epoch],
+            unanswered=(lambda: self.unanswered) if company > 1 else None,
+            company=company,
+        )
 
     def _send(self, frame: bytes) -> None:
         self.frames.append(decode_frame(frame))
         self.times_s.append(asyncio.get_running_loop().time())
 
     def add(self, number: int, body: bytes = b"") -> None:
+        self.unanswered += 1
         self.coalescer.add((number, 0, body), len(body))
+
+    def answer(self, count: int) -> None:
+        self.unanswered -= count
+        self.coalescer.poke()
 
     @property
     def numbers(self) -> list[list[int]]:
@@ -207,5 +218,74 @@ def test_flush_of_nothing_sends_nothing() -> None:
         await turns(10)
 
         assert sent.numbers == [[1]]
+
+    run(main)
+
+
+def test_an_operation_waits_for_company_while_much_is_under_way() -> None:
+    """Nagle's rule with a share: one in three of what is unanswered makes a frame; the loop is not burnt meanwhile."""
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, VirtualLoop)
+        sent = Sent(company=3)
+        for number in range(6):
+            sent.add(number)
+        await turns(10)
+        assert sent.numbers == [[0, 1, 2, 3, 4, 5]], "nothing was under way: no company is needed"
+
+        sent.add(6)
+        await turns(10)
+        before = loop.callbacks_run
+        await asyncio.sleep(COMPANY_S_MAX / 2)
+        assert len(sent.frames) == 1 and loop.callbacks_run - before <= 3
+
+        sent.add(7)
+        sent.add(8)  # three of nine
+        await turns(10)
+        assert sent.numbers[1:] == [[6, 7, 8]]
+
+    run(main)
+
+
+def test_answers_lower_what_company_is_enough() -> None:
+    """The wait ends with the frames that caused it, not with a timer."""
+
+    async def main() -> None:
+        sent = Sent(company=3)
+        for number in range(6):
+            sent.add(number)
+        await turns(10)
+        sent.add(6)
+        await turns(10)
+        assert len(sent.frames) == 1
+
+        sent.answer(3)
+        await turns(10)
+        assert len(sent.frames) == 1, "one of four"
+        sent.answer(1)
+        await turns(10)
+        assert sent.numbers[1:] == [[6]]
+
+    run(main)
+
+
+def test_nobody_waits_for_company_for_ever() -> None:
+    """What is under way may be stuck; the time counts from when the frame could have gone."""
+
+    async def main() -> None:
+        sent = Sent(company=3)
+        for number in range(6):
+            sent.add(number)
+        await turns(10)
+        started_s = asyncio.get_running_loop().time()
+        sent.add(6)
+        await asyncio.sleep(COMPANY_S_MAX + 0.001)
+        assert sent.numbers[1:] == [[6]] and sent.times_s[1] - started_s <= COMPANY_S_MAX + 10 * TURN_S
+
+        sent.add(7)
+        sent.coalescer.flush()
+        await asyncio.sleep(2 * COMPANY_S_MAX)
+        assert sent.numbers[2:] == [[7]], "a flush ends the wait, and the timer sends nothing twice"
 
     run(main)
