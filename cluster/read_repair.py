@@ -15,7 +15,7 @@ from cluster.coordinator.read_core import ReadCore
 from cluster.counters import Counters
 from cluster.placement import Placement, Slot
 from cluster.replica import Replica
-from kvstore.errors import Corruption, KVStoreError, UnavailableError
+from kvstore.errors import KVStoreError, StorageError, UnavailableError
 from kvstore.ids import StorageKey
 from kvstore.messages import Verb
 
@@ -78,6 +78,7 @@ class ReadRepair:
             return  # nobody else holds it: keep the evidence, and keep saying that it is unreadable
         replica.stage_healed(slot.partition, operation.key, record, _applied)
         replica.store.commit_staged()
+        replica.store.sync_soon()  # in a cluster that only reads, a power loss would bring the rot back
         self._counters.healed += 1
 
     def failed(self, operation: GetOperation, error: KVStoreError) -> None:
@@ -89,11 +90,12 @@ class ReadRepair:
         assert replica is not None
         try:
             changed = replica.stage_merge(slot.partition, key, record, _applied)
-        except Corruption:
-            return  # asked for a heal already
+        except StorageError:
+            return  # unreadable: a heal is under way, or the next read finds it again
         if changed:
             self._counters.repairs += 1
             replica.store.commit_staged()
+            replica.store.sync_soon()
 
     def _repaired(self, status: int, body: bytes) -> None:
         self._in_flight -= 1

@@ -109,6 +109,7 @@ class Store:
         elif not problem.definite:
             self._dirty.update(records)
             self._cache.drop(records)
+            self.sync_soon()  # whether the log still works is for a sync to say, and nobody else may ask for one
         for call in after:
             call(problem)
 
@@ -131,6 +132,10 @@ class Store:
             self._syncing_waiters.append(call)
         else:
             call()
+
+    def sync_soon(self) -> None:
+        """Make durable what was applied, although nobody waits for it."""
+        self.when_durable(_nothing)
 
     async def durable(self) -> None:
         """Wait until everything applied so far is on disk, or raise what made a sync fail."""
@@ -192,3 +197,7 @@ class Store:
             self._on_fatal(self._failure)
         elif self._waiters and not task.cancelled():
             self.when_durable(lambda: None)
+
+
+def _nothing() -> None:
+    """Nobody waits for this sync."""

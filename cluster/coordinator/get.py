@@ -163,6 +163,8 @@ class GetOperation:
         if self._record is None:
             if core.enough:
                 self._conclude()
+            else:
+                self._judge()  # it may have been the last one, after others had failed
         elif self._record and self._record != record:
             self._reader.repair(self.slot, self.key, candidate, self._record)
 

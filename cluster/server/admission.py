@@ -10,13 +10,17 @@ from collections.abc import Callable
 
 from cluster.placement import Peers, Placement
 from cluster.store import Store
-from kvstore.errors import ClusterMismatch, KVStoreError, NotReady, StaleIdentity, StorageError
+from kvstore.errors import ClusterMismatch, KVStoreError, NotReady, Overloaded, StaleIdentity, StorageError
 from kvstore.ids import NodeId
 from kvstore.storage.identity import BootCheck, NodeIdentity, PeerBoots
 from kvstore.transport.frames import Hello
 from kvstore.transport.session import Session
 
 __all__ = ["Admission"]
+
+
+DISK_TROUBLE_S = 0.5
+"""When a peer may ask again if our disk could not tell whether to admit it."""
 
 
 class Admission:
@@ -42,7 +46,13 @@ class Admission:
         """Welcome or refuse a session."""
         try:
             self.check(hello)
-        except (KVStoreError, StorageError) as error:
+        except StorageError as error:
+            # Our trouble, not the peer's: a refusal that is final would part the two until one of them restarts.
+            session.refuse(
+                Overloaded(f"the node cannot look up your last start: {error}", retry_after_s=DISK_TROUBLE_S)
+            )
+            return
+        except KVStoreError as error:
             session.refuse(error)
             return
         if not hello.node_id:

@@ -16,11 +16,11 @@ from functools import partial
 from cluster.coordinator.coordinator import Coordinator, Frame
 from cluster.placement import Placement, Slot
 from cluster.replica import Replica
-from cluster.requests import Reply, fail
+from cluster.requests import Reply
 from cluster.server.peer_groups import PeerGroups
+from cluster.server.replicated_write import ReplicatedWrite
 from kvstore.errors import (
     DecodeError,
-    InternalError,
     InvalidArgument,
     KVStoreError,
     NotReady,
@@ -126,7 +126,10 @@ class FrameService:
             self._fetch(reply, StorageKey(key))
         elif verb == _REPLICATE or verb == Verb.REPLICATE_EARLY:
             slot = self._checked(sender, key, version)
-            self._replicate(slot, StorageKey(key), body, reply, early=verb != _REPLICATE)
+            write = ReplicatedWrite(
+                self._replica, slot.partition, StorageKey(key), body, deadline, reply, early=verb != _REPLICATE
+            )
+            write.stage()
         elif verb == Verb.FORWARDED_PUT:
             self._coordinator.put(frame, operation_id, key, body, deadline, forwarded=True)
         elif verb == Verb.FORWARDED_GET:
@@ -168,24 +171,6 @@ class FrameService:
     def _fetch(self, reply: Reply, key: StorageKey) -> None:
         record = self._replica.read(key)
         self._replica.store.when_key_durable(key, partial(reply, _OK, record))
-
-    def _replicate(self, slot: Slot, key: StorageKey, record: bytes, reply: Reply, *, early: bool) -> None:
-        store = self._replica.store
-        acknowledge = partial(reply, Status.OK, b"")
-
-        def applied(problem: Exception | None) -> None:
-            if problem is not None:
-                error = problem if isinstance(problem, KVStoreError) else InternalError(f"apply failed: {problem!r}")
-                fail(reply, error)
-                return
-            if early:
-                reply(Status.APPLIED, b"")
-            store.when_durable(acknowledge)
-
-        if not self._replica.stage_merge(slot.partition, key, record, applied):
-            if early:
-                reply(Status.APPLIED, b"")
-            store.when_key_durable(key, acknowledge)
 
 
 def unknown_verb(verb: int) -> UnknownVerb:

@@ -13,7 +13,7 @@ from functools import partial
 
 from cluster.placement import Slot
 from cluster.replica import Replica
-from kvstore.errors import InternalError, KVStoreError
+from kvstore.errors import InternalError, KVStoreError, Overloaded
 from kvstore.groups import encode_records, encode_refused
 from kvstore.ids import StorageKey
 from kvstore.limits import GROUP_SIZE_BYTES_MAX
@@ -30,23 +30,25 @@ Check = Callable[[bytes, int], Slot]
 class PeerGroups:
     """`committed` is called once, after the frame's writes were applied."""
 
-    __slots__ = ("_problem", "_refused", "_replica", "_session")
+    __slots__ = ("_groups", "_problem", "_replica", "_session")
 
     def __init__(self, replica: Replica, session: Session) -> None:
         self._replica, self._session = replica, session
-        self._refused: dict[int, list[int]] = {}
+        self._groups: dict[int, tuple[int, list[int]]] = {}
+        """Operation id: how many writes the group has, and the positions of those refused."""
         self._problem: Exception | None = None
 
     def replicate(self, operation_id: int, writes: Iterable[tuple[int, StorageKey, bytes]], check: Check) -> None:
         """Merge the writes of one group; they are answered after `committed`."""
         stage_merge, applied = self._replica.stage_merge, self._applied
         refused: list[int] = []
+        index = -1
         for index, (version, key, record) in enumerate(writes):
             try:
                 stage_merge(check(key, version).partition, key, record, applied)
             except KVStoreError:
                 refused.append(index)  # asked again alone, which has words for it
-        self._refused[operation_id] = refused
+        self._groups[operation_id] = (index + 1, refused)
 
     def fetch(self, operation_id: int, reads: Iterable[tuple[int, StorageKey]], check: Check) -> None:
         """Answer the reads of one group."""
@@ -69,10 +71,13 @@ class PeerGroups:
 
     def committed(self) -> None:
         """The frame's writes are applied, or refused: answer the groups once they are durable."""
-        for operation_id, refused in self._refused.items():
+        for operation_id, (count, refused) in self._groups.items():
             if self._problem is None:
                 body = encode_refused(refused)
                 self._replica.store.when_durable(partial(self._session.reply, operation_id, _OK, body))
+            elif isinstance(self._problem, Overloaded):
+                # The engine stalls. Asked again alone, each is tried again here until its deadline.
+                self._session.reply(operation_id, _OK, encode_refused(list(range(count))))
             else:
                 problem = self._problem
                 error = problem if isinstance(problem, KVStoreError) else InternalError(f"apply failed: {problem!r}")

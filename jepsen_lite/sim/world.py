@@ -25,9 +25,9 @@ from typing import Any, TypeVar
 
 from cluster.node import Node, NodeOptions
 from jepsen_lite.sim.clock import SimClock
-from jepsen_lite.sim.disk import DotWitness, WitnessedEngine
 from jepsen_lite.sim.loop import VirtualLoop
 from jepsen_lite.sim.trace import Trace
+from jepsen_lite.sim.witness import DotWitness, WitnessedEngine
 from kvstore.env import Env
 from kvstore.storage.engine import Engine
 from kvstore.storage.memory import MemoryDisk, MemoryEngine

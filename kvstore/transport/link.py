@@ -204,7 +204,7 @@ class Link:
         self._notify()
 
     def _refused(self, error: KVStoreError) -> None:
-        if not error.retryable:
+        if not error.retryable and not isinstance(error, DecodeError):  # a damaged frame costs its connection, not the link
             self.refused = error
         self.refusal, self.last_error = error, str(error)
         self._disconnect(error)
