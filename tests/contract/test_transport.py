@@ -1,4 +1,4 @@
-"""What every `Transport` promises, asked of the real one (gRPC on loopback) and of its simulated twin (memory).
+"""What every `Transport` promises, asked of the real one (gRPC on loopback) and of its twins (memory, simulated network).
 
 In one sentence: frames arrive whole, in order and once, until the connection ends; and its end is told to each side
 exactly once, after which no frame arrives.
@@ -15,12 +15,12 @@ import pytest
 from kvstore.env import Accept, Connection, FrameHandler
 from kvstore.errors import ConfigError, InternalError, Unavailable, ValueTooLarge
 from kvstore.limits import CONNECTION_BACKLOG_BYTES_MAX, FRAME_SIZE_BYTES_MAX
-from tests.support.transports import GrpcWorld, MemoryWorld, Recorder, Side, World, echo
+from tests.support.transports import GrpcWorld, MemoryWorld, Recorder, Side, SimWorld, World, echo
 
 MIB = 1024 * 1024
 
 
-@pytest.fixture(params=[GrpcWorld, MemoryWorld], ids=["grpc", "memory"])
+@pytest.fixture(params=[GrpcWorld, MemoryWorld, SimWorld], ids=["grpc", "memory", "sim"])
 async def world(request: pytest.FixtureRequest) -> AsyncIterator[World]:
     """One implementation; whatever it leaves running is a failure of the test."""
     before = asyncio.all_tasks()

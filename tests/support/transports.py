@@ -1,4 +1,4 @@
-"""Handlers that record, and the two worlds (gRPC and memory) in which the transport contract must hold."""
+"""Handlers that record, and the worlds (gRPC, memory, simulated network) in which the transport contract must hold."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 import grpc.aio
 
+from jepsen_lite.sim.network import SimNetwork
 from kvstore.env import Connection, FrameHandler, Transport
 from kvstore.transport.grpc_transport import METHOD_PATH, GrpcTransport
 from kvstore.transport.memory import MemoryNetwork
@@ -217,8 +218,35 @@ class MemoryWorld:
         pass
 
 
+class SimWorld:
+    """The simulated network on a calm day, here on the loop of real time."""
+
+    address = "server:0"
+
+    def __init__(self) -> None:
+        self.network = SimNetwork(random.Random(1))
+        self.client, self.server = self.network.transport("client"), self.network.transport("server")
+
+    def refusing_address(self) -> str:
+        return "server:1"
+
+    @asynccontextmanager
+    async def silent_address(self) -> AsyncIterator[str]:
+        self.network.cut("client", "silent")
+        yield "silent:1"
+
+    @asynccontextmanager
+    async def stubborn_peer(self, address: str) -> AsyncIterator[StubbornPeer]:
+        yield _StubbornMemory(self.network, address)
+
+    async def close(self) -> None:
+        pass
+
+
 class _StubbornMemory:
-    def __init__(self, network: MemoryNetwork, address: str) -> None:
+    def __init__(self, network: MemoryNetwork | SimNetwork, address: str) -> None:
+        self._ours: Any
+        theirs: Any
         self._ours, theirs = network.open_pair("client", address)
         self._ours.signal(partial(network.knock, address, theirs, lambda is_accepted: None))
 
