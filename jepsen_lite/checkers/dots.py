@@ -1,0 +1,154 @@
+"""White-box judge of dots, online: no dot is ever bound to two writes, anywhere, ever.
+
+    node n1 applies record {(a,3) "x"}   node n2 applies {(a,3) "x"}   fine, the same write
+    node n1 loses its disk, forgets, and mints (a,3) "y"               DOT_REUSED: one of "x" and "y" will vanish in a merge
+
+It is fed every record that any node ever applies, also those which a later power loss takes away, so it catches a dot minted
+twice even if the two values never meet. What it learns, the binding of every dot, is what `dot_causality` reads afterwards.
+
+Invariant: (object, actor, counter) -> (operation id, value) is a function; of an overwritten value whose operation a record still
+remembers, (object, actor, counter) -> operation id.
+Source: `design` section 4; riak_kv issue 679; `reliability` 3.6 (c). Complexity: O(1) for each sibling seen; a record that was
+seen before costs one look-up. Memory: every dot and every distinct record of the run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import msgpack
+
+from jepsen_lite.checkers.verdict import Broken, Verdict, Violation
+from jepsen_lite.history import text_of
+from kvstore.errors import Corruption, DecodeError
+from kvstore.ids import StorageKey
+from kvstore.storage.keyspace import check_storage_key, parse_name
+from kvstore.storage.record import decode_record
+
+__all__ = ["Binding", "Dot", "DotWitness", "key_of", "value_of"]
+
+
+class Dot(NamedTuple):
+    """One event of one object."""
+
+    actor: bytes
+    counter: int
+
+    def __str__(self) -> str:
+        return f"{self.actor.hex()}:{self.counter}"
+
+
+class Binding(NamedTuple):
+    """What a dot stands for. `value` None is a tombstone; `hlc` does not belong to the identity of the write."""
+
+    operation_id: bytes
+    value: str | None
+    hlc: int = 0
+
+
+def value_of(packed: bytes | None) -> str | None:
+    """Return a stored value as the history holds it: clients store msgpack of bytes or text."""
+    if packed is None:
+        return None
+    try:
+        plain = msgpack.unpackb(packed, raw=True)
+    except (ValueError, msgpack.UnpackException):
+        return text_of(packed)
+    return text_of(plain) if isinstance(plain, bytes) else text_of(packed)
+
+
+def key_of(storage_key: bytes) -> str:
+    """Return the user's key inside a storage key, as the history holds it."""
+    try:
+        return text_of(parse_name(check_storage_key(storage_key)).key)
+    except DecodeError:
+        return storage_key.hex()
+
+
+def _words(binding: Binding) -> str:
+    return (
+        f"{'a tombstone' if binding.value is None else repr(binding.value)} of operation {binding.operation_id.hex()}"
+    )
+
+
+class DotWitness:
+    """Remembers what every dot was bound to, and every time it was bound to something else."""
+
+    def __init__(self) -> None:
+        self.violations: list[Violation] = []
+        self._bound: dict[bytes, dict[Dot, Binding]] = {}
+        self._records_seen: set[tuple[bytes, bytes]] = set()
+        self._first_dot: dict[tuple[bytes, bytes], Dot] = {}
+        self._operations: dict[tuple[bytes, Dot], bytes] = {}
+        self._twice: dict[str, bool] = {}
+        self.count = 0
+        """How many dots were seen."""
+
+    def see(self, where: str, object_id: bytes, dot: Dot, binding: Binding) -> Violation | None:
+        """Check one dot that node `where` holds; returns what is wrong, at once. O(1)."""
+        bound = self._bound.setdefault(object_id, {})
+        first = bound.get(dot)
+        if first is None:
+            bound[dot] = binding
+            self.count += 1
+            self._note_value(object_id, dot, binding)
+        elif first[:2] != binding[:2]:
+            message = f"{where} holds {_words(binding)} at dot {dot}, which was {_words(first)}"
+            return self._add(Broken.DOT_REUSED, object_id, message)
+        return self.see_operation(where, object_id, dot, binding.operation_id)
+
+    def see_operation(self, where: str, object_id: bytes, dot: Dot, operation_id: bytes) -> Violation | None:
+        """Check one (operation id, dot) that a record remembers, although its value may be gone from it. O(1)."""
+        first = self._operations.setdefault((object_id, dot), operation_id)
+        if first == operation_id:
+            return None
+        message = f"{where} remembers operation {operation_id.hex()} at dot {dot}, which was {first.hex()}"
+        return self._add(Broken.DOT_REUSED, object_id, message)
+
+    def see_record(self, where: str, storage_key: bytes, record: bytes) -> list[Violation]:
+        """Check the dots of one record that node `where` is about to apply; returns what is wrong, at once."""
+        if (storage_key, record) in self._records_seen:
+            return []
+        self._records_seen.add((storage_key, record))
+        try:
+            state = decode_record(StorageKey(storage_key), record)
+        except Corruption as problem:
+            return [self._add(Broken.UNREADABLE, storage_key, f"{where} wrote an unreadable record: {problem}")]
+        found = [
+            self.see(where, storage_key, Dot(s.actor, s.counter), Binding(s.operation_id, value_of(s.value), s.hlc))
+            for s in state.siblings
+        ]
+        there = {(s.actor, s.counter) for s in state.siblings}
+        found += [
+            self.see_operation(where, storage_key, Dot(o.actor, o.counter), o.operation_id)
+            for o in state.operations
+            if (o.actor, o.counter) not in there
+        ]
+        return [violation for violation in found if violation is not None]
+
+    def _add(self, broken: Broken, object_id: bytes, message: str) -> Violation:
+        violation = Violation(broken, key_of(object_id), message)
+        self.violations.append(violation)
+        return violation
+
+    def _note_value(self, object_id: bytes, dot: Dot, binding: Binding) -> None:
+        first = self._first_dot.setdefault((object_id, binding.operation_id), dot)
+        if first != dot and binding.value is not None:
+            self._twice[binding.value] = True
+
+    def bindings(self, object_id: bytes) -> Mapping[Dot, Binding]:
+        """Return what every dot of one object was first bound to; do not modify it."""
+        return self._bound.get(object_id, {})
+
+    def objects(self) -> list[bytes]:
+        """Return every object of which a dot was seen."""
+        return list(self._bound)
+
+    def written_twice(self) -> list[str]:
+        """Return the values that have two dots because a retry met another coordinator; see `may_return`."""
+        return list(self._twice)
+
+    def verdict(self) -> Verdict:
+        """Return what was found so far."""
+        return Verdict("dots", tuple(self.violations), figures={"dots": self.count, "objects": len(self._bound)})

@@ -1,0 +1,116 @@
+"""What a checker returns: the broken promises with their evidence, what could not be judged, and figures.
+
+violations   never empty for a broken promise; `evidence` are indexes of operations, to be printed
+unjudged     objects about which the history says too little: a run that proves nothing must not pass for a good one
+figures      what was counted or measured on the way
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from jepsen_lite.history import History
+
+__all__ = ["Broken", "Outcome", "Verdict", "Violation", "percentile"]
+
+
+class Broken(StrEnum):
+    """Which promise was broken."""
+
+    LOST = "lost"
+    """A value is gone and nobody who could have replaced it had been shown it."""
+    PHANTOM = "phantom"
+    """Something was seen that nobody wrote, or not yet, or whose write certainly failed."""
+    CONTEXT_ACCEPTED = "context_accepted"
+    """A write with an unusable context, or one of another key, was acknowledged."""
+    UNSETTLED = "unsettled"
+    """Reads of all replicas after the run do not agree."""
+    OVERTAKEN = "overtaken"
+    """lww: an older value won although the clocks, or the context, could tell."""
+    LWW_SIBLINGS = "lww_siblings"
+    """lww: more than one value was shown."""
+    RESURRECTED = "resurrected"
+    """A value that was replaced or deleted is there again."""
+    DOOMED = "doomed"
+    """A value written after a delete is gone with what was deleted."""
+    CLOCK_BEHIND = "clock_behind"
+    """A write got an earlier time than something that its client had seen."""
+    DOT_REUSED = "dot_reused"
+    """One dot was bound to two writes."""
+    UNREADABLE = "unreadable"
+    """A node wrote a record that cannot be decoded."""
+    DUPLICATED = "duplicated"
+    """One read shows the same value or element twice."""
+    FALSE_SIBLINGS = "false_siblings"
+    """One read shows a value beside one that had replaced it."""
+    TOO_MANY_SIBLINGS = "too_many_siblings"
+    """More siblings than writers that could have been concurrent, or than the generator allows."""
+    DIVERGED = "diverged"
+    """Replicas did not come to the same state."""
+    SLOW = "slow"
+    """They did, but later than the bound."""
+    STALE = "stale"
+    """A set that was promised to be linearizable missed an element for a while."""
+
+
+class Outcome(StrEnum):
+    """In one word."""
+
+    OK = "ok"
+    VIOLATED = "violated"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class Violation:
+    """One broken promise about one object."""
+
+    broken: Broken
+    key: str
+    message: str
+    evidence: tuple[int, ...] = ()
+
+    def __str__(self) -> str:
+        return f"{self.broken}: {self.key}: {self.message}"
+
+    def explain(self, history: History) -> str:
+        """Return the violation with the operations that prove it, one a line."""
+        return "\n".join([str(self), *(f"    {history.ops[index]}" for index in sorted(set(self.evidence)))])
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What one checker found."""
+
+    checker: str
+    violations: tuple[Violation, ...] = ()
+    unjudged: tuple[str, ...] = ()
+    figures: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def outcome(self) -> Outcome:
+        """VIOLATED beats UNKNOWN beats OK."""
+        if self.violations:
+            return Outcome.VIOLATED
+        return Outcome.UNKNOWN if self.unjudged else Outcome.OK
+
+    @property
+    def is_ok(self) -> bool:
+        """Whether everything was judged and every promise was kept."""
+        return self.outcome is Outcome.OK
+
+    def explain(self, history: History) -> str:
+        """Return the verdict for people: a line, then each violation with its evidence."""
+        lines = [f"{self.checker}: {self.outcome}"]
+        lines += [violation.explain(history) for violation in self.violations]
+        return "\n".join(lines + [f"unjudged: {key}" for key in self.unjudged])
+
+
+def percentile(values: Sequence[float], share: float) -> float:
+    """Return the value below or at which `share` of the values lie; 0.0 of none. Need not be sorted."""
+    if not values:
+        return 0.0
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
