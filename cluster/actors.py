@@ -12,6 +12,8 @@ import random
 
 from cluster.store import Store
 from kvstore.causality.actor import MintReason, make_actor
+from kvstore.causality.version_vector import decode_vector
+from kvstore.chaos import CALM, Chaos, Point, Probe
 from kvstore.ids import ACTOR_SIZE_BYTES, ActorId, NodeId, PartitionId
 from kvstore.storage.engine import Engine, Family
 from kvstore.storage.identity import META_EPOCHS_RETIRE
@@ -24,14 +26,17 @@ _PREFIX, _PREFIX_END = b"actor/", b"actor0"
 class Actors:
     """Mints and remembers; the store's staged batch makes a mint durable no later than the dot that uses it."""
 
-    def __init__(self, engine: Engine, store: Store, node_id: NodeId, rng: random.Random) -> None:
-        self._engine, self._store, self._node_id, self._rng = engine, store, node_id, rng
+    def __init__(
+        self, engine: Engine, store: Store, node_id: NodeId, rng: random.Random, *, chaos: Chaos = CALM
+    ) -> None:
+        self._engine, self._store, self._node_id, self._rng, self._chaos = engine, store, node_id, rng, chaos
         self._current: dict[PartitionId, ActorId] = {}
         self.minted = 0
 
     def load(self) -> None:
         """Read the current actors, or retire them all if the store's history may be missing."""
-        if self._engine.report.history_may_be_missing:
+        if self._engine.report.history_may_be_missing or self._chaos.fires(Point.ACTORS_RETIRED):
+            self._chaos.hit(Probe.ACTORS_RETIRED_AT_START)
             self._engine.delete_range(Family.META, _PREFIX, _PREFIX_END)
             # After it in the log, so that a crash between the two retires them again.
             self._engine.apply([(Family.META, META_EPOCHS_RETIRE, None)])
@@ -55,7 +60,21 @@ class Actors:
         self._current[partition] = actor
         self._store.stage_meta(_PREFIX + partition.to_bytes(4, "big"), actor + reason.encode())
         self.minted += 1
+        if reason is MintReason.SEEN_AHEAD:
+            self._chaos.hit(Probe.ACTOR_MINTED_SEEN_AHEAD)
+        elif reason is MintReason.RECORD_UNREADABLE:
+            self._chaos.hit(Probe.ACTOR_MINTED_UNREADABLE)
         return actor
+
+    def end_if_ahead(self, partition: PartitionId, ours: bytes, in_doubt: bytes) -> None:
+        """End the epoch if the encoded vector `in_doubt` holds a dot of ours that the vector `ours` of our own record does not.
+
+        The engine says that it does not know whether that record was written. If its log brings it back after a power loss,
+        and the next dot of the same name reached other nodes meanwhile, one dot would stand for two values.
+        """
+        actor = self._current.get(partition)
+        if actor is not None and decode_vector(in_doubt).get(actor, 0) > decode_vector(ours).get(actor, 0):
+            self.mint(partition, MintReason.IN_DOUBT)
 
     def forget(self, partition: PartitionId) -> None:
         """End this node's stint in a partition: its next dot there will be of a new epoch."""

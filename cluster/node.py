@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,9 +34,10 @@ from cluster.status import node_status
 from cluster.store import Store
 from cluster.tasks import Tasks
 from kvstore.causality.hlc import HybridLogicalClock
+from kvstore.chaos import Point
 from kvstore.env import Connection, Env, Listener
 from kvstore.errors import ClusterMismatch, ConfigError, KVStoreError, NotReady, StaleIdentity
-from kvstore.ids import ClusterId, NodeId
+from kvstore.ids import ClusterId, NodeId, StorageKey
 from kvstore.messages import Verb
 from kvstore.ring.topology import Member, MemberState, Topology, found
 from kvstore.ring.topology_codec import decode
@@ -87,13 +89,15 @@ class Node:
         self.fatal.add_done_callback(lambda future: future.cancelled() or future.exception())
         self.counters = Counters()
         self.tasks = Tasks()
-        self.store = Store(env.engine, self._die, cache_bytes=options.record_cache_bytes)
+        cache_bytes = env.chaos.pick(Point.RECORD_CACHE_TINY, options.record_cache_bytes, 0, 10_000)
+        self.store = Store(env.engine, self._die, cache_bytes=cache_bytes, chaos=env.chaos)
         self.clock = HybridLogicalClock(max_skew_ms=options.max_clock_skew_ms)
         self.listener: Listener | None = None
         self.identity: NodeIdentity | None = None
         self._started_at = self._loop.time()
         self.is_ready = False
         self._catching_up = False
+        self._ending: asyncio.Task[None] | None = None
         self._rate_sample = (0.0, 0, 0.0)
         self._was_up: dict[str, bool] = {}
 
@@ -102,8 +106,7 @@ class Node:
     async def start(self) -> None:
         """Open, listen, join or found, and serve. Raises a KVStoreError if the node cannot be part of its cluster."""
         await check_directory(self._env.engine, moved=self._options.moved)
-        if self._env.engine.report.history_may_be_missing:
-            log.warning("unclean start: history may be missing, so every actor epoch ends")
+        self._tell_how_the_store_was_found()
         self.identity = await open_identity(self._env.engine, self._env.random)
         self._build(self.identity)
         self.listener = await self._env.transport.serve(self._options.listen, self._accept)
@@ -112,9 +115,21 @@ class Node:
         await self._meet_peers()
         if self.changes.is_founder:
             await self.changes.resume()
+        if self._ending is not None:  # some peer refused us meanwhile
+            await self._ending
+            self.fatal.result()
         self.is_ready = self.service.is_open = True
         self.tasks.spawn("telling the cluster our address", self._tell_address())
         await self.listener.set_serving(True)
+
+    def _tell_how_the_store_was_found(self) -> None:
+        report = self._env.engine.report
+        if report.history_may_be_missing:
+            log.warning(
+                "unclean start: history may be missing (%s), so every actor epoch ends", report.doubt or "a copy"
+            )
+        elif report.doubt:
+            log.warning("a kill of this node will end its actor epochs: %s", report.doubt)
 
     @property
     def node_id(self) -> NodeId:
@@ -135,38 +150,40 @@ class Node:
         return self.listener.address if self.listener is not None else self._options.listen
 
     def _build(self, identity: NodeIdentity) -> None:
-        env, store, node_id = self._env, self.store, identity.node_id
-        self.actors = Actors(env.engine, store, node_id, env.random)
+        env, store, node_id, chaos = self._env, self.store, identity.node_id, self._env.chaos
+        self.actors = Actors(env.engine, store, node_id, env.random, chaos=chaos)
         self.actors.load()
         self.peers = Peers(node_id, self._open_link, self._retire_link)
-        self.placement = Placement(node_id, self.peers)
+        self.placement = Placement(node_id, self.peers, chaos=chaos)
         self.admission = Admission(
             identity=identity, boots=PeerBoots(env.engine), store=store, placement=self.placement, peers=self.peers,
-            address=lambda: self.address,
+            address=lambda: self.address, chaos=chaos,
         )  # fmt: skip
         self.keeper = Keeper(
             engine=env.engine, store=store, actors=self.actors, placement=self.placement, node_id=node_id,
-            on_adopted=self._adopted,
+            on_adopted=self._adopted, chaos=chaos,
         )  # fmt: skip
         self.changes = Changes(
             engine=env.engine, store=store, keeper=self.keeper, placement=self.placement, peers=self.peers,
-            node_id=node_id, transfer_timeout_s=self._options.join_timeout_s * 2 / 3,
+            node_id=node_id, transfer_timeout_s=self._options.join_timeout_s * 2 / 3, chaos=chaos,
         )  # fmt: skip
         self._build_request_path()
 
     def _build_request_path(self) -> None:
-        repair = ReadRepair(self.placement, self.counters)
-        self.replica = Replica(self.store, self.actors, self.clock, self._wall_ms, repair.heal)
+        chaos = self._env.chaos
+        repair = ReadRepair(self.placement, self.counters, chaos=chaos)
+        self.replica = Replica(self.store, self.actors, self.clock, self._wall_ms, repair.heal, chaos=chaos)
         repair.attach(self.replica)
-        planner, counters, wall_ms = Planner(self.placement, self.counters), self.counters, self._wall_ms
+        self.store.on_doubt = self._doubt
+        planner, counters, wall_ms = Planner(self.placement, self.counters, chaos=chaos), self.counters, self._wall_ms
         self.reads = Reads(
-            planner=planner, replica=self.replica, wall_ms=wall_ms, counters=counters, repair=repair.repair
+            planner=planner, replica=self.replica, wall_ms=wall_ms, counters=counters, repair=repair.repair, chaos=chaos
         )
         mutations = Mutations(
-            replica=self.replica, actors=self.actors, clock=self.clock, wall_ms=wall_ms, counters=counters
+            replica=self.replica, actors=self.actors, clock=self.clock, wall_ms=wall_ms, counters=counters, chaos=chaos
         )
         self.coordinator = Coordinator(
-            planner=planner, reads=self.reads, mutations=mutations, store=self.store, counters=counters
+            planner=planner, reads=self.reads, mutations=mutations, store=self.store, counters=counters, chaos=chaos
         )
         administration = Administration(
             engine=self._env.engine, store=self.store, keeper=self.keeper, changes=self.changes, placement=self.placement,
@@ -174,8 +191,13 @@ class Node:
         )  # fmt: skip
         self.service = FrameService(
             placement=self.placement, coordinator=self.coordinator, replica=self.replica, admit=self.admission.admit,
-            administration=administration.handle, catch_up=self._catch_up_from,
+            administration=administration.handle, catch_up=self._catch_up_from, chaos=chaos,
         )  # fmt: skip
+
+    def _doubt(self, records: Mapping[bytes, bytes]) -> None:
+        for key, record in records.items():
+            if self.placement.topology is not None:
+                self.replica.doubt(self.placement.slot(key).partition, StorageKey(key), record)
 
     def _adopted(self) -> None:
         topology = self.placement.topology
@@ -187,7 +209,7 @@ class Node:
         return self._env.clock.wall_ns() // 1_000_000
 
     def _accept(self, connection: Connection) -> Session:
-        return Session(connection, self.service)
+        return Session(connection, self.service, chaos=self._env.chaos)
 
     async def _enter_cluster(self) -> None:
         options, stored = self._options, self.keeper.load()
@@ -235,8 +257,7 @@ class Node:
             self.fatal.result()
         for link in links:
             if isinstance(link.refused, StaleIdentity):
-                await refuse_directory(self._env.engine, link.refused)
-                self._die(link.refused)
+                await self._end_as_stale(link.refused)
                 raise link.refused
             if link.is_up and link.remote_epoch > self.placement.epoch:
                 await self._catch_up(link)
@@ -249,10 +270,20 @@ class Node:
                 raise StaleIdentity(f"this data directory is in use elsewhere, or is a copy: {doubles[0].message}")
             await asyncio.sleep(MEET_PEERS_S / 4)
 
-    async def _end_as_stale(self, refused: StaleIdentity) -> None:
+    def _end_as_stale(self, refused: StaleIdentity) -> asyncio.Task[None]:
+        """Stop serving at once, and begin to end; the first reason counts, however many peers have one."""
         self.is_ready = self.service.is_open = False
-        await refuse_directory(self._env.engine, refused)
-        self._die(refused)
+        if self._ending is None:
+            self._ending = self.tasks.spawn("ending as a stale identity", self._refuse_and_die(refused))
+        return self._ending
+
+    async def _refuse_and_die(self, refused: StaleIdentity) -> None:
+        if self.listener is not None:  # peers that did not refuse us must not count on what we would store from now on
+            self.tasks.spawn("closing the door as a stale identity", self.listener.close())
+        try:
+            await refuse_directory(self._env.engine, refused)
+        finally:  # the mark may have failed, or a signal may have interrupted it: it ends as stale in any case
+            self._die(refused)
 
     async def _tell_address(self) -> None:
         """Until the topology has our address, ask for that: this start may listen elsewhere than the one before."""
@@ -275,7 +306,7 @@ class Node:
     def _open_link(self, address: str) -> Link:
         link = Link(
             transport=self._env.transport, address=address, hello=self.admission.hello, rng=self._env.random,
-            on_event=self._link_changed,
+            on_event=self._link_changed, chaos=self._env.chaos,
         )  # fmt: skip
         link.start()
         return link
@@ -285,7 +316,7 @@ class Node:
 
     def _link_changed(self, link: Link) -> None:
         if isinstance(link.refused, StaleIdentity):
-            self.tasks.spawn("ending as a stale identity", self._end_as_stale(link.refused))
+            self._end_as_stale(link.refused)
             return
         if link.is_up != self._was_up.get(link.address, False):
             self._was_up[link.address] = link.is_up

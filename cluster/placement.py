@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+from kvstore.chaos import CALM, Chaos, Point, Probe
 from kvstore.ids import NodeId, PartitionId
 from kvstore.ring.topology import Topology
 from kvstore.transport.link import Link
@@ -84,8 +85,8 @@ class Peers:
 class Placement:
     """The adopted topology and its slots."""
 
-    def __init__(self, node_id: NodeId, peers: Peers) -> None:
-        self._node_id, self._peers = node_id, peers
+    def __init__(self, node_id: NodeId, peers: Peers, *, chaos: Chaos = CALM) -> None:
+        self._node_id, self._peers, self._chaos = node_id, peers, chaos
         self.topology: Topology | None = None
         self._slots: tuple[Slot, ...] = ()
         self._shift = 64
@@ -117,13 +118,16 @@ class Placement:
     def learn_address(self, node_id: NodeId, address: str) -> None:
         """Follow a member that restarted on another address before the topology says so."""
         if self.topology is not None and self._peers.learn(node_id, address):
+            self._chaos.hit(Probe.ADDRESS_LEARNED)
             self.adopt(self.topology)
 
     def _slot(self, topology: Topology, partition: PartitionId) -> Slot:
         owners = topology.owners_of(partition)
+        peers = self._links_to(owners)
         return Slot(
-            partition, topology.placement_versions[partition], self._node_id in owners, self._links_to(owners),
-            _rotations(self._links_to(sorted(owners))), topology.n, min(topology.n, len(owners)),
+            partition, topology.placement_versions[partition], self._node_id in owners,
+            self._chaos.pick(Point.PEERS_SHUFFLED, peers, peers[::-1]), _rotations(self._links_to(sorted(owners))),
+            topology.n, min(topology.n, len(owners)),
         )  # fmt: skip
 
     def _links_to(self, owners: Sequence[NodeId]) -> tuple[Link, ...]:

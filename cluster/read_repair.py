@@ -14,10 +14,13 @@ from cluster.coordinator.get import Candidate, GetOperation
 from cluster.coordinator.read_core import ReadCore
 from cluster.counters import Counters
 from cluster.placement import Placement, Slot
-from cluster.replica import Replica
+from cluster.replica import Replica, is_deleted
+from kvstore.chaos import CALM, Chaos, Point, Probe
 from kvstore.errors import KVStoreError, StorageError, UnavailableError
 from kvstore.ids import StorageKey
 from kvstore.messages import Verb
+from kvstore.storage.record import decode_record
+from kvstore.transport.link import Link
 
 __all__ = ["ReadRepair"]
 
@@ -28,8 +31,8 @@ REPAIR_TIMEOUT_S = 2.0
 class ReadRepair:
     """`attach` gives it the replica; the two need each other."""
 
-    def __init__(self, placement: Placement, counters: Counters) -> None:
-        self._placement, self._counters = placement, counters
+    def __init__(self, placement: Placement, counters: Counters, *, chaos: Chaos = CALM) -> None:
+        self._placement, self._counters, self._chaos = placement, counters, chaos
         self._loop = asyncio.get_running_loop()
         self._replica: Replica | None = None
         self._in_flight = 0
@@ -41,25 +44,36 @@ class ReadRepair:
 
     def repair(self, slot: Slot, key: StorageKey, candidate: Candidate, record: bytes) -> None:
         """Bring one replica up to `record`: the local one (candidate None) or the one at the other end of a link."""
-        if self._in_flight >= REPAIRS_IN_FLIGHT_MAX:
-            self._counters.repairs_shed += 1
+        chaos = self._chaos
+        if self._in_flight >= REPAIRS_IN_FLIGHT_MAX or chaos.fires(Point.REPAIR_SHED):
+            self._shed()
         elif candidate is None:
             self._repair_local(slot, key, record)
+        elif (delay_s := chaos.pick(Point.REPAIR_LATE, 0.0, 0.01, 0.5)) > 0:
+            self._loop.call_later(delay_s, self._repair_remote, slot, key, candidate, record)
         else:
-            try:
-                candidate.ask(Verb.REPLICATE, slot.version, self._deadline(), key, record, self._repaired)
-            except UnavailableError:
-                self._counters.repairs_shed += 1
-            else:
-                self._in_flight += 1
-                self._counters.repairs += 1
+            for _ in range(chaos.pick(Point.REPAIR_TWICE, 1, 2)):
+                self._repair_remote(slot, key, candidate, record)
+
+    def _repair_remote(self, slot: Slot, key: StorageKey, link: Link, record: bytes) -> None:
+        try:
+            link.ask(Verb.REPLICATE, slot.version, self._deadline(), key, record, self._repaired)
+        except UnavailableError:
+            self._shed()
+        else:
+            self._in_flight += 1
+            self._counters.repairs += 1
+
+    def _shed(self) -> None:
+        self._chaos.hit(Probe.REPAIR_WAS_SHED)
+        self._counters.repairs_shed += 1
 
     def heal(self, key: StorageKey) -> None:
         """Replace an unreadable local record by the join of every other owner's, if all of them can be read now."""
         slot = self._placement.slot(key) if self._placement.is_serving else None
         if slot is None or not slot.peers or key in self._healing or len(self._healing) >= REPAIRS_IN_FLIGHT_MAX:
             return
-        if any(not link.is_up for link in slot.peers):
+        if any(not link.is_up for link in slot.peers) or self._chaos.fires(Point.HEAL_SKIPPED):
             return  # the next access of the key asks again
         self._healing.add(key)
         self._loop.call_soon(self._heal, slot, key)
@@ -75,14 +89,17 @@ class ReadRepair:
         assert replica is not None and isinstance(slot, Slot)
         self._healing.discard(operation.key)
         if not record:
+            self._chaos.hit(Probe.HEAL_FOUND_NOTHING)
             return  # nobody else holds it: keep the evidence, and keep saying that it is unreadable
         replica.stage_healed(slot.partition, operation.key, record, _applied)
         replica.store.commit_staged()
         replica.store.sync_soon()  # in a cluster that only reads, a power loss would bring the rot back
         self._counters.healed += 1
+        self._chaos.hit(Probe.RECORD_HEALED)
 
     def failed(self, operation: GetOperation, error: KVStoreError) -> None:
         """Not every owner could be read: the next access of the key tries again (part of being a Reader)."""
+        self._chaos.hit(Probe.HEAL_FAILED)
         self._healing.discard(operation.key)
 
     def _repair_local(self, slot: Slot, key: StorageKey, record: bytes) -> None:
@@ -93,9 +110,21 @@ class ReadRepair:
         except StorageError:
             return  # unreadable: a heal is under way, or the next read finds it again
         if changed:
+            self._chaos.hit(Probe.REPAIRED_LOCALLY)
             self._counters.repairs += 1
             replica.store.commit_staged()
             replica.store.sync_soon()
+        elif not self._chaos.is_calm:
+            self._note_race(replica, key, record)
+
+    def _note_race(self, replica: Replica, key: StorageKey, record: bytes) -> None:
+        try:
+            state = replica.state(key)
+        except StorageError:
+            return  # only probes depend on it
+        self._chaos.hit(Probe.REPAIR_CAME_TOO_LATE)
+        if is_deleted(state) and not is_deleted(decode_record(key, record)):
+            self._chaos.hit(Probe.REPAIR_RACED_A_DELETE)
 
     def _repaired(self, status: int, body: bytes) -> None:
         self._in_flight -= 1

@@ -29,6 +29,7 @@ from cluster.node import Node, NodeOptions
 from kvstore.env import Env
 from kvstore.errors import KVStoreError
 from kvstore.storage.rocksdb import RocksEngine
+from kvstore.storage.witness_file import default_run_directory
 from kvstore.system import SystemClock, system_random
 from kvstore.transport.grpc_transport import GrpcTransport
 
@@ -46,20 +47,21 @@ for it once, and a commit itself takes about 0.5 ms."""
 OnReady = Callable[[Node], None]
 
 
-def run_node(data: Path, options: NodeOptions, on_ready: OnReady) -> int:
+def run_node(data: Path, options: NodeOptions, on_ready: OnReady, *, run_directory: Path | None = None) -> int:
     """Run one node until a signal or a fatal error; returns the exit code. `on_ready` is called once it serves.
 
+    `run_directory` is where the store's witness lives (None: in shared memory); see `witness_file.py` for what it must be.
     Raises `KVStoreError` if the store does not open or the node refuses to start; nothing is left open then.
     """
-    return uvloop.run(_run(data, options, on_ready))
+    return uvloop.run(_run(data, options, on_ready, run_directory or default_run_directory()))
 
 
-async def _run(data: Path, options: NodeOptions, on_ready: OnReady) -> int:
+async def _run(data: Path, options: NodeOptions, on_ready: OnReady, run_directory: Path) -> int:
     loop = asyncio.get_running_loop()
     stop: asyncio.Future[str] = loop.create_future()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, _on_signal, number, stop)
-    engine = RocksEngine.open(data)
+    engine = RocksEngine.open(data, run_directory=run_directory)
     node: Node | None = None
     try:
         env = Env(transport=GrpcTransport(), engine=engine, clock=SystemClock(), random=system_random())

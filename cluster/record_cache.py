@@ -13,6 +13,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
+from kvstore.chaos import CALM, Chaos, Probe
+
 __all__ = ["RECORD_CACHE_BYTES", "RecordCache"]
 
 RECORD_CACHE_BYTES = 64 * 1024 * 1024
@@ -24,10 +26,10 @@ _OVERHEAD_BYTES = 250
 class RecordCache:
     """At most `size_bytes_max` of records, their keys and their overhead; 0 switches it off."""
 
-    __slots__ = ("_generation_bytes_max", "_old", "_young", "_young_bytes")
+    __slots__ = ("_chaos", "_generation_bytes_max", "_old", "_young", "_young_bytes")
 
-    def __init__(self, size_bytes_max: int = RECORD_CACHE_BYTES) -> None:
-        self._generation_bytes_max = size_bytes_max // 2
+    def __init__(self, size_bytes_max: int = RECORD_CACHE_BYTES, *, chaos: Chaos = CALM) -> None:
+        self._generation_bytes_max, self._chaos = size_bytes_max // 2, chaos
         self._young: dict[bytes, bytes] = {}
         self._old: dict[bytes, bytes] = {}
         self._young_bytes = 0
@@ -50,6 +52,7 @@ class RecordCache:
         self._young_bytes += size_bytes
         self._young[key] = record  # replacing one counts it twice: the generation ends a little early
         if self._young_bytes > self._generation_bytes_max:
+            self._chaos.hit(Probe.CACHE_TURNED)
             self._old, self._young, self._young_bytes = self._young, {}, 0
 
     def update(self, records: Mapping[bytes, bytes]) -> None:

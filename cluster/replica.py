@@ -20,11 +20,12 @@ from kvstore.causality.actor import MintReason, history_is_behind
 from kvstore.causality.dvvset import EMPTY, DVVSet, sync, sync_lww
 from kvstore.causality.hlc import HybridLogicalClock, hlc_to_ms
 from kvstore.causality.version_vector import Relation, compare, is_next_of_one
-from kvstore.errors import Corruption
+from kvstore.chaos import CALM, Chaos, Point, Probe
+from kvstore.errors import Corruption, StorageError
 from kvstore.ids import HlcTimestamp, ObjectType, PartitionId, StorageKey
 from kvstore.storage.record import check_record, decode_record, encode_record, stored_vector, view_record
 
-__all__ = ["Replica", "merge_for"]
+__all__ = ["Replica", "is_deleted", "merge_for"]
 
 log = logging.getLogger("kvnode")
 
@@ -37,14 +38,24 @@ def merge_for(storage_key: bytes) -> Callable[[DVVSet, DVVSet], DVVSet]:
     return sync_lww if storage_key[_TYPE_OFFSET] == ObjectType.LWW else sync
 
 
+def is_deleted(state: DVVSet) -> bool:
+    """Whether tombstones are all that is there."""
+    return bool(state.siblings) and all(sibling.value is None for sibling in state.siblings)
+
+
 class Replica:
     """Reads and merges records of the partitions this node owns."""
 
     def __init__(
         self, store: Store, actors: Actors, clock: HybridLogicalClock, wall_ms: Callable[[], int],
-        heal: Callable[[StorageKey], None],
+        heal: Callable[[StorageKey], None], *, chaos: Chaos = CALM,
     ) -> None:  # fmt: skip
         self.store, self._actors, self._clock, self._wall_ms, self._heal = store, actors, clock, wall_ms, heal
+        self._chaos = chaos
+        if not chaos.is_calm:  # instead of the methods, so that a calm replica is not asked
+            self._goes_long_way = chaos.fires(Point.MERGE_LONG_WAY)
+            self._is_news_only = self._watched_news  # type: ignore[method-assign]
+            self._is_next = self._watched_next  # type: ignore[method-assign]
         self.timestamps_refused = 0
 
     def read(self, key: StorageKey) -> bytes:
@@ -95,9 +106,18 @@ class Replica:
         self._note_history(partition, ours, theirs)
         merged = self._join(key, ours, theirs, incoming)
         if merged == local:
+            self._note_old(ours, theirs)
             return False
         self.store.stage(key, merged, after)
         return True
+
+    def doubt(self, partition: PartitionId, key: StorageKey, record: bytes) -> None:
+        """The engine does not know whether `record` was written: no dot of it may be minted again."""
+        try:
+            local = self.read(key)
+        except StorageError:
+            local = b""  # then it may be anything, and a new epoch is the safe side
+        self._actors.end_if_ahead(partition, stored_vector(local) if local else b"", stored_vector(record))
 
     def stage_healed(self, partition: PartitionId, key: StorageKey, record: bytes, after: Applied) -> None:
         """Stage `record`, read from every other owner, in place of an unreadable one; ends the actor epoch."""
@@ -109,6 +129,7 @@ class Replica:
             return incoming
         if compare(theirs.vector, ours.vector) is Relation.DOMINATES and _operations_covered(ours, theirs):
             return incoming  # what has seen all of ours is the join already, for registers and lww alike
+        self._chaos.hit(Probe.MERGED_CONCURRENT)
         return encode_record(key, merge_for(key)(ours, theirs))
 
     def _is_news_only(self, partition: PartitionId, key: StorageKey, incoming: bytes) -> bool:
@@ -136,6 +157,23 @@ class Replica:
             return False
         return self._clock.observe(HlcTimestamp(view.hlc_max), self._wall_ms())
 
+    def _watched_news(self, partition: PartitionId, key: StorageKey, incoming: bytes) -> bool:
+        if self._goes_long_way or not Replica._is_news_only(self, partition, key, incoming):
+            return False
+        self._chaos.hit(Probe.MERGED_AS_NEWS)
+        return True
+
+    def _watched_next(self, partition: PartitionId, key: StorageKey, local: bytes, incoming: bytes) -> bool:
+        if self._goes_long_way or not Replica._is_next(self, partition, key, local, incoming):
+            return False
+        self._chaos.hit(Probe.MERGED_AS_NEXT)
+        return True
+
+    def _note_old(self, ours: DVVSet, theirs: DVVSet) -> None:
+        self._chaos.hit(Probe.MERGE_CHANGED_NOTHING)
+        if is_deleted(ours) and not is_deleted(theirs):
+            self._chaos.hit(Probe.OLD_VALUE_MET_TOMBSTONE)
+
     def _note_history(self, partition: PartitionId, ours: DVVSet, theirs: DVVSet) -> None:
         actor = self._actors.maybe_current(partition)
         if actor is not None and history_is_behind(actor, ours.vector, theirs.vector):
@@ -148,6 +186,7 @@ class Replica:
     def _alarm(self, timestamp: HlcTimestamp, wall_ms: int) -> None:
         """Count a peer's timestamp that is too far ahead; log the 1st, 2nd, 4th, 8th …, because a bad clock brings many."""
         self.timestamps_refused += 1
+        self._chaos.hit(Probe.PEER_CLOCK_AHEAD)
         if self.timestamps_refused & (self.timestamps_refused - 1) == 0:
             ahead_ms = hlc_to_ms(timestamp) - wall_ms
             log.warning("a replicated value is %d ms ahead of our clock (%d so far)", ahead_ms, self.timestamps_refused)

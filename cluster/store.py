@@ -16,9 +16,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from cluster.record_cache import RECORD_CACHE_BYTES, RecordCache
+from kvstore.chaos import CALM, Chaos, Point, Probe
 from kvstore.errors import StorageError, SyncFailed, UnavailableError
 from kvstore.ids import StorageKey
 from kvstore.storage.engine import Engine, Family, Put
@@ -36,10 +37,13 @@ class Store:
     """Wraps one open engine. All methods run on the event loop."""
 
     def __init__(
-        self, engine: Engine, on_fatal: Callable[[Exception], None], *, cache_bytes: int = RECORD_CACHE_BYTES
-    ) -> None:
-        self.engine, self._on_fatal = engine, on_fatal
-        self._cache = RecordCache(cache_bytes)
+        self, engine: Engine, on_fatal: Callable[[Exception], None], *, cache_bytes: int = RECORD_CACHE_BYTES,
+        chaos: Chaos = CALM,
+    ) -> None:  # fmt: skip
+        self.engine, self._on_fatal, self._chaos, self._is_calm = engine, on_fatal, chaos, chaos.is_calm
+        self._cache = RecordCache(cache_bytes, chaos=chaos)
+        self.on_doubt: Callable[[Mapping[bytes, bytes]], None] = _nobody_doubts
+        """Told the records of a batch of which the engine does not know whether it was written."""
         self._loop = asyncio.get_running_loop()
         self._staged: list[Put] = []
         self._staged_records: dict[bytes, bytes] = {}
@@ -100,6 +104,7 @@ class Store:
             self.engine.apply(staged)
         except (UnavailableError, StorageError) as error:
             problem = error
+            self._chaos.hit(Probe.BATCH_REFUSED if error.definite else Probe.BATCH_IN_DOUBT)
             if error.definite:
                 self._staged = [put for put in staged if put[0] is Family.META]
         if problem is None:
@@ -109,6 +114,7 @@ class Store:
         elif not problem.definite:
             self._dirty.update(records)
             self._cache.drop(records)
+            self.on_doubt(records)
             self.sync_soon()  # whether the log still works is for a sync to say, and nobody else may ask for one
         for call in after:
             call(problem)
@@ -129,6 +135,7 @@ class Store:
         if key in self._dirty:
             self.when_durable(call)
         elif key in self._syncing:
+            self._chaos.hit(Probe.READ_WAITED_FOR_SYNC)
             self._syncing_waiters.append(call)
         else:
             call()
@@ -165,6 +172,8 @@ class Store:
 
     async def _commit(self) -> None:
         while self._waiters or self._dirty:
+            if not self._is_calm and (delay_s := self._chaos.pick(Point.COMMIT_LATE, 0.0, 0.002, 0.02)):
+                await asyncio.sleep(delay_s)
             self._syncing, self._dirty = self._dirty, {}
             self._syncing_waiters, self._waiters = self._waiters, []
             try:
@@ -181,6 +190,7 @@ class Store:
 
     async def _wait_for_space(self) -> None:
         """The log had no room: nothing failed for good, so nothing is acknowledged and the same group is synced again later."""
+        self._chaos.hit(Probe.NO_SPACE_WAITED)
         self._dirty, self._syncing = {**self._syncing, **self._dirty}, {}
         self._waiters, self._syncing_waiters = self._syncing_waiters + self._waiters, []
         await asyncio.sleep(NO_SPACE_RETRY_S)
@@ -190,6 +200,7 @@ class Store:
     def _commit_ended(self, task: asyncio.Task[None]) -> None:
         self._committing = None
         if not task.cancelled() and (problem := task.exception()) is not None:
+            self._chaos.hit(Probe.SYNC_FAILED)
             self._failure = problem if isinstance(problem, Exception) else RuntimeError(repr(problem))
             for waiting in list(self._durables):
                 if not waiting.done():
@@ -197,6 +208,10 @@ class Store:
             self._on_fatal(self._failure)
         elif self._waiters and not task.cancelled():
             self.when_durable(lambda: None)
+
+
+def _nobody_doubts(records: Mapping[bytes, bytes]) -> None:
+    """Before the node is built."""
 
 
 def _nothing() -> None:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
+from kvstore.chaos import CALM, Chaos
 from kvstore.storage.engine import Engine
 
 __all__ = ["Clock", "Connection", "Env", "FrameHandler", "Listener", "Transport"]
@@ -82,9 +83,11 @@ class Transport(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Env:
-    """Everything a node may touch. `random` is seeded in simulation and from the operating system otherwise."""
+    """Everything a node may touch. `random` is seeded in simulation and from the operating system otherwise; `chaos` disturbs
+    the node in simulation only."""
 
     transport: Transport
     engine: Engine
     clock: Clock
     random: random.Random
+    chaos: Chaos = CALM

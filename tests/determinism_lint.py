@@ -35,6 +35,7 @@ ADAPTERS = (
     "kvstore/storage/rocksdb.py",
     "kvstore/storage/directory.py",
     "kvstore/storage/space.py",
+    "kvstore/storage/witness_file.py",
     "kvstore/system.py",
     "kvstore/client/sync.py",
     "cluster/real.py",

@@ -32,6 +32,7 @@ class NodeSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Everything `kvnode` can be told, checked. `data` is required; the rest has a default that works on a laptop."""
 
     data: Annotated[str, Meta(min_length=1)]
+    run_dir: Annotated[str, Meta(min_length=1)] | None = None
     listen: str = "127.0.0.1:7400"
     advertise: str | None = None
     join: tuple[str, ...] = ()

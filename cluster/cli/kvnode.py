@@ -27,6 +27,11 @@ STARTED_S = time.monotonic()
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.option("--data", type=click.Path(), help="Directory of this node's data; made if missing. Required.")
+@click.option(
+    "--run-dir",
+    type=click.Path(),
+    help="Where this machine remembers, until it restarts, that a kill lost nothing: a tmpfs. [/dev/shm/kvnode-UID]",
+)
 @click.option("--listen", metavar="HOST:PORT", help="Address to serve on; port 0 takes a free one. [127.0.0.1:7400]")
 @click.option("--advertise", metavar="HOST:PORT", help="Address others reach this node at. [the one it listens on]")
 @click.option("--join", multiple=True, metavar="HOST:PORT", help="A member of the cluster to enter. Repeatable.")
@@ -82,7 +87,10 @@ def _run(flags: dict[str, Any], config_path: str | None) -> int:
         partition_bits=settings.partition_bits, max_clock_skew_ms=settings.max_clock_skew_ms,
         join_timeout_s=settings.join_timeout_s, record_cache_bytes=settings.record_cache_mb << 20, moved=settings.moved,
     )  # fmt: skip
-    return run_node(Path(settings.data), options, lambda node: _announce(node, settings))
+    run_directory = Path(settings.run_dir) if settings.run_dir is not None else None
+    return run_node(
+        Path(settings.data), options, lambda node: _announce(node, settings), run_directory=run_directory
+    )  # fmt: skip
 
 
 def _announce(node: Node, settings: NodeSettings) -> None:

@@ -17,7 +17,7 @@ from functools import partial
 
 from cluster.coordinator.get import Candidate
 from cluster.coordinator.get_group import GetGroup
-from cluster.coordinator.mutation import Mutations
+from cluster.coordinator.mutation import Mutation, Mutations
 from cluster.coordinator.planning import Planner, WriteCounts
 from cluster.coordinator.put import PutOperation, answers_early
 from cluster.coordinator.put_group import PutGroup
@@ -26,6 +26,7 @@ from cluster.counters import Counters, Latencies
 from cluster.placement import Slot
 from cluster.requests import Reply, ReplyTo
 from cluster.store import Store
+from kvstore.chaos import CALM, Chaos, Point, Probe
 from kvstore.errors import (
     Corruption,
     IndeterminateError,
@@ -39,7 +40,7 @@ from kvstore.errors import (
     error_from_wire,
     error_to_wire,
 )
-from kvstore.limits import GROUP_SIZE_BYTES_MAX
+from kvstore.limits import GROUP_OPERATIONS_MAX, GROUP_SIZE_BYTES_MAX
 from kvstore.messages import PutRequest, Status, Verb, decode_delete, decode_put
 
 __all__ = ["Coordinator", "Frame"]
@@ -66,10 +67,13 @@ class Coordinator:
     """All methods run on the event loop. Every operation gets exactly one reply; errors become replies, nothing is raised."""
 
     def __init__(
-        self, *, planner: Planner, reads: Reads, mutations: Mutations, store: Store, counters: Counters
-    ) -> None:
+        self, *, planner: Planner, reads: Reads, mutations: Mutations, store: Store, counters: Counters,
+        chaos: Chaos = CALM,
+    ) -> None:  # fmt: skip
         self._planner, self._reads, self._mutations = planner, reads, mutations
-        self._store, self._counters = store, counters
+        self._store, self._counters, self._chaos, self._is_calm = store, counters, chaos, chaos.is_calm
+        self._grouped_bytes_max = chaos.pick(Point.GROUP_NEVER, GROUPED_RECORD_BYTES_MAX, -1, 100)
+        self._group_operations_max = chaos.pick(Point.GROUP_TINY, GROUP_OPERATIONS_MAX, 1, 2)
         self._loop = asyncio.get_running_loop()
         self._turn = 0
         self.put_latencies = Latencies()
@@ -110,7 +114,7 @@ class Coordinator:
         asked = r if r > pr else pr
         if asked > 1:
             record = self._reads.maybe_plain(key)
-            if record is not None and len(record) <= GROUPED_RECORD_BYTES_MAX:
+            if record is not None and len(record) <= self._grouped_bytes_max:
                 group = self._get_group(frame, candidates, asked, deadline)
                 group.add((operation_id, slot, key, record, r, pr))
                 return
@@ -122,6 +126,7 @@ class Coordinator:
         group = frame.gets.get(which)
         if group is None or not group.is_open:
             if group is not None:
+                self._chaos.hit(Probe.GET_GROUP_SPLIT)
                 self._reads.ask(group)
             group = frame.gets[which] = self._reads.group(candidates, asked, deadline, frame.now, frame.reply)
         return group
@@ -156,36 +161,49 @@ class Coordinator:
             except Corruption:  # what cannot read its local record does not coordinate
                 if forwarded or len(slot.peers) == 0:
                     raise
+                self._chaos.hit(Probe.UNREADABLE_PASSED_ON)
                 self._forward(frame, operation_id, slot, forward_verb, name, body, deadline, forwarded)
                 return
         except KVStoreError as error:
             self._refuse(frame, operation_id, error)
             return
         self._planner.in_flight += 1
-        if mutation.is_new and not answers_early(counts) and len(mutation.record) <= GROUPED_RECORD_BYTES_MAX:
+        if mutation.is_new and not answers_early(counts) and len(mutation.record) <= self._grouped_bytes_max:
             group = self._put_group(frame, slot, counts, deadline)
             is_first = not group.size_bytes
             group.add(operation_id, slot.version, key, mutation)
             self._store.stage(key, mutation.record, group.applied if is_first else None)
             return
+        if not self._is_calm:
+            self._note_alone(mutation, counts)
         PutOperation(
             store=self._store, slot=slot, key=key, mutation=mutation, counts=counts, deadline=deadline,
             reply=partial(frame.reply, operation_id), finished=partial(self._put_finished, frame.now, 1),
         ).start()  # fmt: skip
 
+    def _note_alone(self, mutation: Mutation, counts: WriteCounts) -> None:
+        if answers_early(counts):
+            self._chaos.hit(Probe.PUT_ACKNOWLEDGED_EARLY)
+        if len(mutation.record) > GROUPED_RECORD_BYTES_MAX:
+            self._chaos.hit(Probe.PUT_TOO_LARGE_FOR_A_GROUP)
+
     def _put_group(self, frame: Frame, slot: Slot, counts: WriteCounts, deadline: float) -> PutGroup:
         which = (slot.readers[0], counts, int(deadline * DEADLINES_PER_S))
         group = frame.puts.get(which)
         if group is None or not group.is_open:
+            if group is not None:
+                self._chaos.hit(Probe.PUT_GROUP_SPLIT)
             group = frame.puts[which] = PutGroup(
                 store=self._store, links=slot.peers, counts=counts, n=slot.n, deadline=deadline, reply=frame.reply,
-                finished=partial(self._put_finished, frame.now),
+                finished=partial(self._put_finished, frame.now), operations_max=self._group_operations_max,
+                chaos=self._chaos,
             )  # fmt: skip
         return group
 
     def _put_finished(self, started: float, count: int, problem: KVStoreError | None) -> None:
         self._planner.in_flight -= count
         if problem is not None:
+            self._chaos.hit(Probe.WRITE_FELL_SHORT)
             for _ in range(count):
                 self._counters.count_error(problem.code)
         self.put_latencies.add(self._loop.time() - started, count)
@@ -197,18 +215,21 @@ class Coordinator:
         forwarded: bool,
     ) -> None:  # fmt: skip
         if forwarded:
+            self._chaos.hit(Probe.FORWARDED_ASTRAY)
             raise WrongOwner(
                 "a forwarded operation reached a node that does not own the key", topology_epoch=self._planner.epoch
             )
         reply: Reply = partial(frame.reply, operation_id)
         if verb == Verb.FORWARDED_GET:
             reply = partial(_reply_to_read, reply)
-        for link in slot.peers:
+        owners = slot.peers
+        for link in owners if self._is_calm else self._chaos.pick(Point.FORWARD_ELSEWHERE, owners, owners[::-1]):
             try:
                 link.ask(verb, slot.version, deadline, name, body, reply)
             except UnavailableError:
                 continue
             self._counters.forwarded += 1
+            self._chaos.hit(Probe.FORWARDED)
             return
         raise Unavailable("no owner of the key can be reached", needed=1, alive=0)
 

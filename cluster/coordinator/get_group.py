@@ -39,12 +39,13 @@ class GetGroup:
     one that is not.
     """
 
-    __slots__ = ("_agreed", "_alone", "_answer", "_fetches", "_gets", "_operations", "_size_bytes", "asked", "candidates",
-                 "deadline", "is_open", "reply", "started")  # fmt: skip
+    __slots__ = ("_agreed", "_alone", "_answer", "_fetches", "_gets", "_operations", "_operations_max", "_size_bytes", "asked",
+                 "candidates", "deadline", "is_open", "reply", "started")  # fmt: skip
 
     def __init__(
         self, *, candidates: Sequence[Candidate], asked: int, deadline: float, started: float, reply: ReplyTo,
         answer: Callable[[GetGroup, list[GroupedGet], int], None], alone: Callable[[GetGroup, GroupedGet], GetOperation],
+        operations_max: int = GROUP_OPERATIONS_MAX,
     ) -> None:  # fmt: skip
         self.candidates, self.asked, self.deadline, self.started = candidates, asked, deadline, started
         self.reply, self._answer, self._alone = reply, answer, alone
@@ -52,7 +53,7 @@ class GetGroup:
         self._fetches: list[Fetch] = []
         self._agreed: list[Link] = []
         self._operations: dict[int, GetOperation] = {}
-        self._size_bytes = 0
+        self._size_bytes, self._operations_max = 0, operations_max
         self.is_open = True
         """Whether more may be added."""
 
@@ -62,7 +63,7 @@ class GetGroup:
         _, slot, key, record, _, _ = get
         self._fetches.append((slot.version, key))
         self._size_bytes += len(key) + len(record)
-        if self._size_bytes >= GROUP_SIZE_BYTES_MAX or len(self._gets) >= GROUP_OPERATIONS_MAX:
+        if self._size_bytes >= GROUP_SIZE_BYTES_MAX or len(self._gets) >= self._operations_max:
             self.is_open = False
 
     def ask(self) -> None:

@@ -22,6 +22,7 @@ from kvstore.causality.context import UNUSABLE, decode_context, encode_context
 from kvstore.causality.dvvset import EMPTY, DVVSet, Sibling, update, update_lww
 from kvstore.causality.hlc import LOGICAL_BITS, HybridLogicalClock
 from kvstore.causality.version_vector import VersionVector, encode_vector
+from kvstore.chaos import CALM, Chaos, Point, Probe
 from kvstore.errors import ClockSkew, InvalidArgument, InvalidContext, TooManySiblings, ValueTooLarge
 from kvstore.ids import HlcTimestamp, ObjectType, OperationId, PartitionId, StorageKey
 from kvstore.limits import SIBLINGS_COUNT_MAX, VALUE_SIZE_BYTES_MAX, VECTOR_ENTRIES_MAX
@@ -35,6 +36,8 @@ __all__ = ["Mutation", "Mutations"]
 _NO_CONTEXT: tuple[VersionVector, HlcTimestamp] = ({}, HlcTimestamp(0))
 VALUE_ENVELOPE_BYTES = 16
 """What a client's encoding may add around a value of VALUE_SIZE_BYTES_MAX."""
+HLC_AHEAD_TICKS = 1 << LOGICAL_BITS - 1
+"""Half a millisecond, for Point.HLC_AHEAD."""
 _LWW = int(ObjectType.LWW)
 _TYPE_OFFSET = 8
 
@@ -54,10 +57,14 @@ class Mutations:
     """Makes mutations from the local replica's records."""
 
     def __init__(
-        self, *, replica: Replica, actors: Actors, clock: HybridLogicalClock, wall_ms: Callable[[], int], counters: Counters
+        self, *, replica: Replica, actors: Actors, clock: HybridLogicalClock, wall_ms: Callable[[], int], counters: Counters,
+        chaos: Chaos = CALM,
     ) -> None:  # fmt: skip
         self._replica, self._actors, self._clock = replica, actors, clock
-        self._wall_ms, self._counters = wall_ms, counters
+        self._wall_ms, self._counters, self._chaos, self._is_calm = wall_ms, counters, chaos, chaos.is_calm
+        if not chaos.is_calm:
+            self._goes_long_way = chaos.fires(Point.OVERWRITE_LONG_WAY)
+            self._overwritten = self._watched_overwrite  # type: ignore[method-assign]  # so that a calm one is not asked
 
     def make(self, partition: PartitionId, key: StorageKey, bucket: BucketProperties, request: PutRequest) -> Mutation:
         """Return what a put (value None: of a tombstone) makes. Raises ClientError, Corruption or StorageError."""
@@ -79,12 +86,15 @@ class Mutations:
         state = self._replica.state(key) if local else EMPTY
         if state.operations and _is_duplicate(state, request.operation_id, digest):
             self._counters.duplicates += 1
+            self._note_duplicate(state, request.operation_id)
             return _mutation(key, state, request.operation_id, superseded=False, is_new=False)
         new, context = self._mint(partition, key, state, request, ttl_ms)
         superseded = False
         if key[_TYPE_OFFSET] == _LWW:
             after, superseded = update_lww(state, new, digest)
             self._counters.superseded += superseded
+            if superseded:
+                self._chaos.hit(Probe.LWW_SUPERSEDED)
         else:
             after = update(state, context, new, digest)
             self._check_siblings(after)
@@ -123,20 +133,44 @@ class Mutations:
         if request.context is not None:
             context, context_hlc = decode_context(request.context, key[:8])
             if not self._clock.observe(context_hlc, wall_ms):
+                self._chaos.hit(Probe.CONTEXT_CLOCK_REFUSED)
                 raise ClockSkew("the context is from a clock too far ahead", max_skew_ms=self._clock.max_skew_ms)
         for sibling in state.siblings:
             self._clock.observe(sibling.hlc, wall_ms)
+        if not self._is_calm:
+            self._disturb(partition, wall_ms)
         actor = self._actors.current(partition)
         if context and history_is_behind(actor, state.vector, context):
+            self._chaos.hit(Probe.CONTEXT_AHEAD_OF_HISTORY)
             actor = self._actors.mint(partition, MintReason.SEEN_AHEAD)
         hlc = self._clock.tick(wall_ms)
         expires = HlcTimestamp(hlc + (ttl_ms << LOGICAL_BITS)) if ttl_ms else HlcTimestamp(0)
         counter = next_dot_counter(actor, state.vector)
         return Sibling(actor, counter, hlc, expires, OperationId(request.operation_id), request.value), context
 
+    def _disturb(self, partition: PartitionId, wall_ms: int) -> None:
+        if self._chaos.fires(Point.ACTOR_EARLY):
+            self._actors.mint(partition, MintReason.FIRST)
+        if self._chaos.fires(Point.HLC_AHEAD):
+            self._clock.observe(HlcTimestamp((wall_ms << LOGICAL_BITS) + HLC_AHEAD_TICKS), wall_ms)
+
+    def _watched_overwrite(
+        self, partition: PartitionId, key: StorageKey, local: bytes, request: PutRequest, ttl_ms: int, digest: bytes,
+    ) -> Mutation | None:  # fmt: skip
+        if self._goes_long_way:
+            return None
+        spliced = Mutations._overwritten(self, partition, key, local, request, ttl_ms, digest)
+        self._chaos.hit(Probe.OVERWRITE_STEPPED_ASIDE if spliced is None else Probe.OVERWRITE_SPLICED)
+        return spliced
+
+    def _note_duplicate(self, state: DVVSet, operation_id: bytes) -> None:
+        is_replaced = all(sibling.operation_id != operation_id for sibling in state.siblings)
+        self._chaos.hit(Probe.RETRY_MET_REPLACED_VALUE if is_replaced else Probe.DUPLICATE_PUT_FOUND)
+
     def _check_siblings(self, state: DVVSet) -> None:
         count = len(state.siblings)
         if count > SIBLINGS_COUNT_MAX:
+            self._chaos.hit(Probe.SIBLING_LIMIT_REACHED)
             raise TooManySiblings(
                 "read, resolve and write with the context", siblings=count - 1, limit=SIBLINGS_COUNT_MAX
             )
@@ -153,12 +187,12 @@ def _mutation(key: StorageKey, state: DVVSet, operation_id: bytes, *, superseded
 
 
 def _is_duplicate(state: DVVSet, operation_id: bytes, digest: bytes) -> bool:
-    for known in state.operations:
-        if known.operation_id == operation_id:
-            if known.value_hash != digest:
-                raise InvalidArgument("this operation id was used for another value")
-            return True
-    return False
+    """Whether the operation is remembered, or its value is still there: of a sibling nobody forgets the operation."""
+    known = [operation.value_hash for operation in state.operations if operation.operation_id == operation_id]
+    known += [value_hash(s.value, s.expires) for s in state.siblings if s.operation_id == operation_id]
+    if any(value_digest != digest for value_digest in known):
+        raise InvalidArgument("this operation id was used for another value")
+    return bool(known)
 
 
 def _live_count(state: DVVSet) -> int:

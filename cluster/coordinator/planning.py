@@ -9,6 +9,7 @@ from __future__ import annotations
 from cluster.coordinator.quorum import resolve_count, resolve_primary_count
 from cluster.counters import Counters
 from cluster.placement import Placement, Slot
+from kvstore.chaos import CALM, Chaos, Point, Probe
 from kvstore.errors import NoSuchBucket, NotReady, Overloaded, Unavailable
 from kvstore.ids import ObjectType, StorageKey
 from kvstore.limits import INFLIGHT_PER_NODE_MAX
@@ -25,9 +26,10 @@ WriteCounts = tuple[int, int, int]
 class Planner:
     """`in_flight` counts the operations this node coordinates; whoever plans one adds to it."""
 
-    def __init__(self, placement: Placement, counters: Counters) -> None:
-        self._placement, self._counters = placement, counters
+    def __init__(self, placement: Placement, counters: Counters, *, chaos: Chaos = CALM) -> None:
+        self._placement, self._counters, self._chaos = placement, counters, chaos
         self.in_flight = 0
+        self._in_flight_max = chaos.pick(Point.IN_FLIGHT_SMALL, INFLIGHT_PER_NODE_MAX, 2, 8)
         self._write_counts: dict[tuple[str, int, int | None, int | None, int | None], WriteCounts] = {}
         """Bounded by buckets x N x the few counts that resolve at all."""
         self._read_counts: dict[tuple[str, int], tuple[int, int]] = {}
@@ -40,13 +42,16 @@ class Planner:
 
     def plan(self, name: bytes, deadline: float, now: float) -> tuple[Slot, StorageKey, BucketProperties]:
         """Return the slot, storage key and bucket of an object, or raise why the operation cannot be begun."""
-        if self.in_flight >= INFLIGHT_PER_NODE_MAX:
+        if self.in_flight >= self._in_flight_max:
+            self._chaos.hit(Probe.REFUSED_OVERLOADED)
             self._counters.overloaded += 1
             raise Overloaded("the node coordinates as much as it can", retry_after_s=0.1, in_flight=self.in_flight)
         topology = self._placement.topology
         if topology is None or topology.transfer is not None:
+            self._chaos.hit(Probe.REFUSED_IN_TRANSFER)
             raise NotReady("the node is not serving yet, or the cluster is taking a node in", retry_after_s=0.1)
         if deadline <= now:
+            self._chaos.hit(Probe.REFUSED_TOO_LATE)
             raise Overloaded("the deadline had passed before the operation was begun", retry_after_s=0.0)
         bucket = topology.bucket_by_bytes(check_name(name))
         if name[0] not in bucket.allowed_types:
@@ -71,6 +76,7 @@ class Planner:
             self._write_counts[asked] = counts = (w_count, dw_count, pw_count)
         needed, alive = max(1, *counts), slot.reachable()
         if alive < needed:
+            self._chaos.hit(Probe.REFUSED_WITHOUT_OWNERS)
             raise Unavailable("too few owners of the key can be reached", needed=needed, alive=alive)
         return counts
 

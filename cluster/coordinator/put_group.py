@@ -21,6 +21,7 @@ from cluster.coordinator.put import put_reply, shortfall
 from cluster.coordinator.write_core import Outcome, WriteCore
 from cluster.requests import ReplyTo
 from cluster.store import Store
+from kvstore.chaos import CALM, Chaos, Probe
 from kvstore.errors import (
     DecodeError,
     InternalError,
@@ -46,14 +47,15 @@ Event = Callable[[WriteCore], bool]
 class PutGroup:
     """`finished(count, problem)` is called just after `count` replies, until all of the group were answered."""
 
-    __slots__ = ("_core", "_cores", "_deadline", "_finished", "_ids", "_is_timed_out", "_links", "_mutations", "_n", "_reply",
-                 "_store", "_writes", "is_open", "size_bytes")  # fmt: skip
+    __slots__ = ("_chaos", "_core", "_cores", "_deadline", "_finished", "_ids", "_is_timed_out", "_links", "_mutations", "_n",
+                 "_operations_max", "_reply", "_store", "_writes", "is_open", "size_bytes")  # fmt: skip
 
     def __init__(
         self, *, store: Store, links: tuple[Link, ...], counts: WriteCounts, n: int, deadline: float, reply: ReplyTo,
-        finished: Callable[[int, KVStoreError | None], None],
+        finished: Callable[[int, KVStoreError | None], None], operations_max: int = GROUP_OPERATIONS_MAX, chaos: Chaos = CALM,
     ) -> None:  # fmt: skip
         self._store, self._links, self._n, self._deadline = store, links, n, deadline
+        self._operations_max, self._chaos = operations_max, chaos
         self._reply, self._finished = reply, finished
         w, dw, pw = counts
         self._core = WriteCore(asked=1 + len(links), w=w, dw=dw, pw=pw)
@@ -73,7 +75,7 @@ class PutGroup:
         record = mutation.record
         self._writes.append((placement_version, key, record))
         self.size_bytes += len(key) + len(record)
-        if self.size_bytes >= GROUP_SIZE_BYTES_MAX or len(self._ids) >= GROUP_OPERATIONS_MAX:
+        if self.size_bytes >= GROUP_SIZE_BYTES_MAX or len(self._ids) >= self._operations_max:
             self.is_open = False
 
     def applied(self, problem: Exception | None) -> None:
@@ -130,6 +132,7 @@ class PutGroup:
                 self._fail(self._ids, shortfall(core, is_timed_out=self._is_timed_out))
 
     def _all_but(self, refused: list[int], link: Link) -> None:
+        self._chaos.hit(Probe.PUT_GROUP_REFUSED_SOME)
         if self._cores is None:
             self._cores = [self._core.copy() for _ in self._ids]
         alone = frozenset(refused)

@@ -19,8 +19,10 @@ from cluster.replica import Replica
 from cluster.requests import Reply, ReplyTo, fail
 from kvstore.causality.context import UNUSABLE, encode_context
 from kvstore.causality.hlc import LOGICAL_BITS
+from kvstore.chaos import CALM, Chaos, Point, Probe
 from kvstore.errors import KVStoreError, StorageError, Unavailable
 from kvstore.ids import StorageKey
+from kvstore.limits import GROUP_OPERATIONS_MAX
 from kvstore.messages import encode_get_reply
 from kvstore.ring.buckets import BucketProperties
 from kvstore.storage.record import view_record
@@ -39,16 +41,18 @@ class Reads:
 
     def __init__(
         self, *, planner: Planner, replica: Replica, wall_ms: Callable[[], int], counters: Counters,
-        repair: Callable[[Slot, StorageKey, Candidate, bytes], None],
+        repair: Callable[[Slot, StorageKey, Candidate, bytes], None], chaos: Chaos = CALM,
     ) -> None:  # fmt: skip
         self._planner, self._replica, self._wall_ms = planner, replica, wall_ms
-        self._counters, self._repair = counters, repair
+        self._counters, self._repair, self._chaos, self._is_calm = counters, repair, chaos, chaos.is_calm
         self._loop = asyncio.get_running_loop()
         self.latencies = Latencies()
         self._operations: dict[GetOperation, None] = {}
         self._groups: dict[GetGroup, None] = {}
         self._is_watching = False
-        self._spare_reads = SPARE_READS_MAX
+        self._group_operations_max = chaos.pick(Point.GROUP_TINY, GROUP_OPERATIONS_MAX, 1, 2)
+        self._slow_read_s = chaos.pick(Point.SLOW_READ_SOON, SLOW_READ_S, 0.002, 2.0)
+        self._spare_reads_max = self._spare_reads = chaos.pick(Point.SPARE_READS, SPARE_READS_MAX, 0.0, 1e6)
 
     def group(
         self, candidates: tuple[Candidate, ...], asked: int, deadline: float, started: float, reply: ReplyTo
@@ -56,13 +60,15 @@ class Reads:
         """Return a new, empty group."""
         return GetGroup(
             candidates=candidates, asked=asked, deadline=deadline, started=started, reply=reply, answer=self._answer_group,
-            alone=self._alone,
+            alone=self._alone, operations_max=self._group_operations_max,
         )  # fmt: skip
 
     def ask(self, group: GetGroup) -> None:
         """Begin the gets of a group."""
         self._groups[group] = None
         group.ask()
+        if not self._is_calm and group in self._groups and self._chaos.fires(Point.GET_GROUP_APART):
+            self._take_apart(group)
         self._watch()
 
     def begin(
@@ -72,6 +78,8 @@ class Reads:
         """Begin one get on its own."""
         operation = GetOperation(self, self._replica, slot, key, r, pr, candidates, deadline, started, reply)
         operation.start()
+        if not self._is_calm and self._chaos.fires(Point.SPARE_READ_EARLY):
+            operation.ask_one_more()
         if operation.is_open:
             self._operations[operation] = None
             self._watch()
@@ -92,7 +100,7 @@ class Reads:
             raise Unavailable("too few owners of the key can be reached", needed=needed, alive=slot.reachable())
         self._counters.gets += 1
         self._planner.in_flight += 1
-        if self._spare_reads < SPARE_READS_MAX:
+        if self._spare_reads < self._spare_reads_max:
             self._spare_reads += SPARE_READS_SHARE
         return r, pr
 
@@ -104,9 +112,12 @@ class Reads:
         self._finished(1, operation.started)
         reply: Reply = operation.token  # type: ignore[assignment]  # what `begin` put there
         reply(_OK, self._encode(operation.key, record, len(core.results), core.primaries, operation.slot.n))
+        if not self._is_calm:
+            self._repair_needlessly(operation.slot, operation.key, record)
 
     def failed(self, operation: GetOperation, error: KVStoreError) -> None:
         """Reply to a get that cannot be answered (part of being a Reader)."""
+        self._chaos.hit(Probe.READ_FELL_SHORT)
         self._operations.pop(operation, None)
         self._planner.in_flight -= 1
         self._counters.count_error(error.code)
@@ -114,7 +125,13 @@ class Reads:
 
     def repair(self, slot: Slot, key: StorageKey, candidate: Candidate, record: bytes) -> None:
         """Bring a replica that a get saw behind up to date (part of being a Reader)."""
+        self._chaos.hit(Probe.REPLICA_SEEN_BEHIND)
         self._repair(slot, key, candidate, record)
+
+    def _repair_needlessly(self, slot: Slot, key: StorageKey, record: bytes) -> None:
+        if record and self._chaos.fires(Point.REPAIR_NEEDLESS):
+            for candidate in slot.readers[0]:
+                self._repair(slot, key, candidate, record)
 
     def _answer_group(self, group: GetGroup, gets: list[GroupedGet], replied: int) -> None:
         self._groups.pop(group, None)
@@ -122,8 +139,11 @@ class Reads:
         reply, encode = group.reply, self._encode
         for operation_id, slot, key, record, _, _ in gets:
             reply(operation_id, _OK, encode(key, record, replied, replied, slot.n))
+            if not self._is_calm:
+                self._repair_needlessly(slot, key, record)
 
     def _alone(self, group: GetGroup, get: GroupedGet) -> GetOperation:
+        self._chaos.hit(Probe.GET_LEFT_ITS_GROUP)
         operation_id, slot, key, _, r, pr = get
         reply = partial(group.reply, operation_id)
         operation = GetOperation(
@@ -152,6 +172,8 @@ class Reads:
 
     def peer_is_down(self) -> None:
         """A peer became suspect or was lost: reads under way ask one more owner each instead of waiting for it."""
+        if self._groups or self._operations:
+            self._chaos.hit(Probe.READ_LOST_A_PEER)
         for group in list(self._groups):
             self._take_apart(group)
         for operation in list(self._operations):
@@ -161,15 +183,17 @@ class Reads:
     def _watch(self) -> None:
         if not self._is_watching and (self._operations or self._groups):
             self._is_watching = True
-            self._loop.call_later(SLOW_READ_S / 2, self._watch_reads)
+            self._loop.call_later(self._slow_read_s / 2, self._watch_reads)
 
     def _watch_reads(self) -> None:
-        late = self._loop.time() - SLOW_READ_S
+        late = self._loop.time() - self._slow_read_s
         for group in [group for group in self._groups if group.started <= late]:
             self._take_apart(group)
         for operation in [operation for operation in self._operations if operation.started <= late]:
             if self._spare_reads < 1.0:
+                self._chaos.hit(Probe.SPARE_READS_USED_UP)
                 break
+            self._chaos.hit(Probe.SPARE_READ_MADE)
             self._spare_reads -= 1.0
             self._operations.pop(operation, None)  # asked once more only; its deadline does the rest
             operation.ask_one_more()

@@ -19,6 +19,7 @@ from cluster.membership.transfer import JOIN_RECORDS_MAX, send_all
 from cluster.placement import Peers, Placement
 from cluster.plan import plan
 from cluster.store import Store
+from kvstore.chaos import CALM, Chaos, Point, Probe
 from kvstore.errors import JoinRefused, KVStoreError, NotReady, Unavailable
 from kvstore.ids import NodeId
 from kvstore.messages import Verb
@@ -45,11 +46,11 @@ class Changes:
 
     def __init__(
         self, *, engine: Engine, store: Store, keeper: Keeper, placement: Placement, peers: Peers, node_id: NodeId,
-        transfer_timeout_s: float,
+        transfer_timeout_s: float, chaos: Chaos = CALM,
     ) -> None:  # fmt: skip
         self._engine, self._store, self._keeper = engine, store, keeper
         self._placement, self._peers, self._node_id = placement, peers, node_id
-        self._transfer_timeout_s = transfer_timeout_s
+        self._transfer_timeout_s, self._chaos = transfer_timeout_s, chaos
         self._loop = asyncio.get_running_loop()
         self._one_at_a_time = asyncio.Lock()
 
@@ -143,6 +144,7 @@ class Changes:
         await asyncio.gather(send_all(self._engine, self._store, self._placement, deadline=deadline), *calls)
 
     async def _cancel(self, began: Topology) -> Topology:
+        self._chaos.hit(Probe.TRANSFER_CANCELLED)
         cancelled = cancel_transfer(began)
         await self._keeper.adopt(cancelled)
         await self._push(cancelled, everyone=False)
@@ -161,6 +163,8 @@ class Changes:
         link = self._peers.link(member.node_id)
         if link is None:
             return Unavailable(f"no link to {member.address}")
+        if not wait and self._chaos.fires(Point.PUSH_SKIPPED):
+            return None
         try:
             if wait:
                 await link.wait_up(PUSH_TIMEOUT_S)

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from cluster.actors import Actors
 from cluster.placement import Placement
 from cluster.store import Store
+from kvstore.chaos import CALM, Chaos, Point, Probe
 from kvstore.errors import ClusterMismatch
 from kvstore.ids import NodeId, PartitionId
 from kvstore.ring.token import partition_range
@@ -31,10 +32,10 @@ class Keeper:
 
     def __init__(
         self, *, engine: Engine, store: Store, actors: Actors, placement: Placement, node_id: NodeId,
-        on_adopted: Callable[[], None],
+        on_adopted: Callable[[], None], chaos: Chaos = CALM,
     ) -> None:  # fmt: skip
         self._engine, self._store, self._actors, self._placement = engine, store, actors, placement
-        self._node_id, self._on_adopted = node_id, on_adopted
+        self._node_id, self._on_adopted, self._chaos = node_id, on_adopted, chaos
         self._one_at_a_time = asyncio.Lock()
 
     def load(self) -> Topology | None:
@@ -60,6 +61,8 @@ class Keeper:
         One at a time: else an older one could overwrite on disk a newer one that was already called durable.
         """
         async with self._one_at_a_time:
+            if delay_s := self._chaos.pick(Point.ADOPT_LATE, 0.0, 0.01, 0.2):
+                await asyncio.sleep(delay_s)
             return await self._adopt(topology, document)
 
     async def _adopt(self, topology: Topology, document: bytes | None) -> bool:
@@ -67,6 +70,7 @@ class Keeper:
         if current is not None and current.cluster_id != topology.cluster_id:
             raise ClusterMismatch("the topology is another cluster's", ours=current.cluster_id.hex())
         if current is not None and topology.epoch <= current.epoch:
+            self._chaos.hit(Probe.TOPOLOGY_NOT_NEWER)
             return False
         await self._store.put_meta(META_TOPOLOGY, document if document is not None else encode(topology))
         self._drop(current, topology)
@@ -88,4 +92,5 @@ class Keeper:
             if was_ours and self._node_id not in after.owners[partition]:
                 self._store.delete_range(*partition_range(partition, after.partition_bits))
                 self._actors.forget(partition)
+                self._chaos.hit(Probe.PARTITIONS_GIVEN_UP)
         self._store.commit_staged()

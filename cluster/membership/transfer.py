@@ -23,6 +23,8 @@ JOIN_RECORDS_MAX = 10_000
 BATCH_RECORDS = 128
 BATCH_BYTES = 4 * 1024 * 1024
 """Half of CONNECTION_BACKLOG_BYTES_MAX, above which a link refuses more."""
+REACH_OWNERS_S = 5.0
+"""For a link to come up: two attempts to connect and the pauses between them."""
 
 
 async def send_all(engine: Engine, store: Store, placement: Placement, *, deadline: float) -> int:
@@ -39,6 +41,9 @@ async def send_all(engine: Engine, store: Store, placement: Placement, *, deadli
         if not check_record(key, record):  # type: ignore[arg-type]
             raise Corruption("a record to be transferred is unreadable", key=key.hex())
         slot = placement.slot(key)
+        for link in slot.peers:
+            # The joiner became known a moment ago: the founder reaches it, but our own link to it may still be connecting.
+            await link.wait_up(REACH_OWNERS_S)
         calls += [link.call(Verb.REPLICATE, slot.version, deadline, key, record) for link in slot.peers]
         sent += 1
         calls_bytes += len(record)

@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 from cluster.placement import Peers, Placement
 from cluster.store import Store
+from kvstore.chaos import CALM, Chaos, Point, Probe
 from kvstore.errors import ClusterMismatch, KVStoreError, NotReady, Overloaded, StaleIdentity, StorageError
 from kvstore.ids import NodeId
 from kvstore.storage.identity import BootCheck, NodeIdentity, PeerBoots
@@ -28,10 +29,10 @@ class Admission:
 
     def __init__(
         self, *, identity: NodeIdentity, boots: PeerBoots, store: Store, placement: Placement, peers: Peers,
-        address: Callable[[], str],
+        address: Callable[[], str], chaos: Chaos = CALM,
     ) -> None:  # fmt: skip
         self._identity, self._boots, self._store = identity, boots, store
-        self._placement, self._peers, self._address = placement, peers, address
+        self._placement, self._peers, self._address, self._chaos = placement, peers, address, chaos
 
     def hello(self) -> Hello:
         """Return what this node says of itself now."""
@@ -44,9 +45,14 @@ class Admission:
 
     def admit(self, session: Session, hello: Hello) -> None:
         """Welcome or refuse a session."""
+        if self._chaos.fires(Point.ADMISSION_REFUSED):
+            # Not NotReady, which a node that starts takes for another run of itself.
+            session.refuse(Overloaded("the node admits nobody right now", retry_after_s=DISK_TROUBLE_S))
+            return
         try:
             self.check(hello)
         except StorageError as error:
+            self._chaos.hit(Probe.ADMISSION_IN_DISK_TROUBLE)
             # Our trouble, not the peer's: a refusal that is final would part the two until one of them restarts.
             session.refuse(
                 Overloaded(f"the node cannot look up your last start: {error}", retry_after_s=DISK_TROUBLE_S)
@@ -72,16 +78,22 @@ class Admission:
             return BootCheck.SAME
         if hello.node_id == self._identity.node_id:
             if (hello.boot_number, hello.boot_nonce) != (self._identity.boot_number, self._identity.boot_nonce):
+                self._chaos.hit(Probe.CLONE_REFUSED)
                 raise StaleIdentity("the peer presents this node's own identity: its data directory is a copy")
             return BootCheck.SAME
         if topology is not None and hello.node_id in topology.removed:
             raise StaleIdentity("the node was removed from the cluster", node_id=hello.node_id.hex())
         self._check_not_running(hello)
-        return self._boots.check(NodeId(hello.node_id), hello.boot_number, hello.boot_nonce)
+        try:
+            return self._boots.check(NodeId(hello.node_id), hello.boot_number, hello.boot_nonce)
+        except StaleIdentity:
+            self._chaos.hit(Probe.ROLLED_BACK_REFUSED)
+            raise
 
     def _check_not_running(self, hello: Hello) -> None:
         link = self._peers.link(NodeId(hello.node_id))
         if link is None or not link.is_up or link.remote is None or link.remote.boot_nonce == hello.boot_nonce:
             return
         if link.remote.address != hello.address:
+            self._chaos.hit(Probe.DOUBLE_REFUSED)
             raise NotReady(f"a node with this identity is connected from {link.remote.address}", retry_after_s=1.0)

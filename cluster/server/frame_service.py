@@ -19,11 +19,13 @@ from cluster.replica import Replica
 from cluster.requests import Reply
 from cluster.server.peer_groups import PeerGroups
 from cluster.server.replicated_write import ReplicatedWrite
+from kvstore.chaos import CALM, Chaos, Point, Probe
 from kvstore.errors import (
     DecodeError,
     InvalidArgument,
     KVStoreError,
     NotReady,
+    Overloaded,
     StalePlacement,
     UnknownVerb,
     WrongOwner,
@@ -41,6 +43,14 @@ STORAGE_KEY_SIZE_BYTES_MAX = 2 * KEY_SIZE_BYTES_MAX + 128
 _PUT, _GET, _DELETE = int(Verb.PUT), int(Verb.GET), int(Verb.DELETE)
 _REPLICATE, _PING, _OK = int(Verb.REPLICATE), int(Verb.PING), int(Status.OK)  # plain ints: enum access costs
 _REPLICATE_GROUP, _FETCH_GROUP = int(Verb.REPLICATE_GROUP), int(Verb.FETCH_GROUP)
+_DISTURBED = frozenset({
+    Verb.PUT, Verb.GET, Verb.DELETE, Verb.REPLICATE, Verb.REPLICATE_EARLY, Verb.FETCH, Verb.FORWARDED_PUT, Verb.FORWARDED_GET,
+    Verb.FORWARDED_DELETE, Verb.REPLICATE_GROUP, Verb.FETCH_GROUP,
+})  # fmt: skip
+_REPEATABLE = frozenset({Verb.REPLICATE, Verb.REPLICATE_EARLY, Verb.FETCH, Verb.REPLICATE_GROUP, Verb.FETCH_GROUP})
+"""Not a put: were the first one refused and the second applied, its definite error would not be true."""
+NOBODY = 0
+"""An operation id that no link uses: whoever gets a reply to it ignores it."""
 ANSWER_MARGIN_S = 0.05
 """A coordinator gives up this much before its client does (a tenth if there is less than half a second), so that its numbers
 still reach the client."""
@@ -56,9 +66,10 @@ class FrameService:
 
     def __init__(
         self, *, placement: Placement, coordinator: Coordinator, replica: Replica, administration: Administration,
-        admit: Callable[[Session, Hello], None], catch_up: Callable[[NodeId], None],
+        admit: Callable[[Session, Hello], None], catch_up: Callable[[NodeId], None], chaos: Chaos = CALM,
     ) -> None:  # fmt: skip
-        self.admit = admit
+        self.admit, self._chaos, self._is_calm = admit, chaos, chaos.is_calm
+        self._check_part = self._checked if chaos.is_calm else self._checked_or_not
         self._placement, self._coordinator, self._replica = placement, coordinator, replica
         self._administration, self._catch_up = administration, catch_up
         self._loop = asyncio.get_running_loop()
@@ -76,7 +87,9 @@ class FrameService:
         """Handle every operation of one frame, apply what they staged, then ask the other owners."""
         frame = self._coordinator.begin(session.reply)
         now = frame.now
-        peers = PeerGroups(self._replica, session)
+        peers = PeerGroups(self._replica, session, self._chaos)
+        if not self._is_calm:
+            requests = self._disturbed(session, requests)
         sender: NodeId | None = None
         for operation_id, verb, version, remaining_ms, key, body in requests:
             remaining_s = (remaining_ms if remaining_ms < REMAINING_MS_MAX else REMAINING_MS_MAX) / 1000
@@ -91,9 +104,9 @@ class FrameService:
                 if sender is None:
                     sender = self._member(session)
                 if verb == _REPLICATE_GROUP:
-                    peers.replicate(operation_id, decode_writes(body), partial(self._checked, sender))
+                    peers.replicate(operation_id, decode_writes(body), partial(self._check_part, sender))
                 elif verb == _FETCH_GROUP:
-                    peers.fetch(operation_id, decode_fetches(body), partial(self._checked, sender))
+                    peers.fetch(operation_id, decode_fetches(body), partial(self._check_part, sender))
                 else:
                     self._peer(frame, session, sender, operation_id, verb, version, key, body, now + remaining_s)
             except KVStoreError as error:
@@ -106,6 +119,7 @@ class FrameService:
         self, frame: Frame, session: Session, operation_id: int, verb: int, key: bytes, body: bytes, deadline: float
     ) -> None:
         if not self.is_open and verb <= _DELETE:
+            self._chaos.hit(Probe.REFUSED_WHILE_CLOSED)
             raise NotReady("the node is starting or stopping", retry_after_s=0.2)
         if verb == _GET:
             self._coordinator.get(frame, operation_id, key, body, deadline)
@@ -127,8 +141,9 @@ class FrameService:
         elif verb == _REPLICATE or verb == Verb.REPLICATE_EARLY:
             slot = self._checked(sender, key, version)
             write = ReplicatedWrite(
-                self._replica, slot.partition, StorageKey(key), body, deadline, reply, early=verb != _REPLICATE
-            )
+                self._replica, slot.partition, StorageKey(key), body, deadline, reply, early=verb != _REPLICATE,
+                chaos=self._chaos,
+            )  # fmt: skip
             write.stage()
         elif verb == Verb.FORWARDED_PUT:
             self._coordinator.put(frame, operation_id, key, body, deadline, forwarded=True)
@@ -157,16 +172,52 @@ class FrameService:
             raise NotReady("the node has no topology yet", retry_after_s=0.1)
         slot = self._placement.slot(key)
         if version < slot.version:
+            self._chaos.hit(Probe.STALE_PLACEMENT_REFUSED)
             epoch = self._placement.epoch
             raise StalePlacement(
                 "planned with an older placement", topology_epoch=epoch, placement_version=slot.version
             )
         if version > slot.version:
-            self._catch_up(sender)
+            self._chaos.hit(Probe.NEWER_PLACEMENT_SEEN)
+            if not self._chaos.fires(Point.CATCH_UP_SKIPPED):
+                self._catch_up(sender)
             raise NotReady("the node is catching up with a newer topology", retry_after_s=0.05)
         if not slot.is_owner:
+            self._chaos.hit(Probe.WRONG_OWNER_REFUSED)
             raise WrongOwner("the node does not own the key", topology_epoch=self._placement.epoch)
         return slot
+
+    # --- chaos ------------------------------------------------------------------------------------------------------------
+
+    def _disturbed(self, session: Session, requests: Iterator[Request]) -> Iterator[Request]:
+        """Pass the requests of a frame on, some of them not, later, twice, or so that nobody hears the answer."""
+        chaos, commit_staged = self._chaos, self._replica.store.commit_staged
+        for request in requests:
+            operation_id, verb, version, remaining_ms, key, body = request
+            if verb not in _DISTURBED:
+                yield request
+            elif chaos.fires(Point.REQUEST_REFUSED):
+                session.reply_error(operation_id, Overloaded("refused before it was begun", retry_after_s=0.01))
+            elif delay_ms := chaos.pick(Point.REQUEST_LATE, 0, 1, 5, 50):
+                late = (operation_id, verb, version, max(0, remaining_ms - delay_ms), key, body)
+                self._loop.call_later(delay_ms / 1000, self._handle_late, session, late)
+            elif chaos.fires(Point.REPLY_DROPPED):
+                yield NOBODY, verb, version, remaining_ms, key, body
+            else:
+                yield request
+                if verb in _REPEATABLE and chaos.fires(Point.REQUEST_TWICE):
+                    yield NOBODY, verb, version, remaining_ms, key, body
+            if chaos.fires(Point.COMMIT_EACH):
+                commit_staged()
+
+    def _handle_late(self, session: Session, request: Request) -> None:
+        if session.is_open:
+            self.handle(session, iter([request]))
+
+    def _checked_or_not(self, sender: NodeId, key: bytes, version: int) -> Slot:
+        if self._chaos.fires(Point.GROUP_PART_REFUSED):
+            raise Overloaded("this one has to be asked alone", retry_after_s=0.01)
+        return self._checked(sender, key, version)
 
     def _fetch(self, reply: Reply, key: StorageKey) -> None:
         record = self._replica.read(key)

@@ -13,6 +13,7 @@ from functools import partial
 
 from cluster.placement import Slot
 from cluster.replica import Replica
+from kvstore.chaos import Chaos, Probe
 from kvstore.errors import InternalError, KVStoreError, Overloaded
 from kvstore.groups import encode_records, encode_refused
 from kvstore.ids import StorageKey
@@ -30,10 +31,10 @@ Check = Callable[[bytes, int], Slot]
 class PeerGroups:
     """`committed` is called once, after the frame's writes were applied."""
 
-    __slots__ = ("_groups", "_problem", "_replica", "_session")
+    __slots__ = ("_chaos", "_groups", "_problem", "_replica", "_session")
 
-    def __init__(self, replica: Replica, session: Session) -> None:
-        self._replica, self._session = replica, session
+    def __init__(self, replica: Replica, session: Session, chaos: Chaos) -> None:
+        self._replica, self._session, self._chaos = replica, session, chaos
         self._groups: dict[int, tuple[int, list[int]]] = {}
         """Operation id: how many writes the group has, and the positions of those refused."""
         self._problem: Exception | None = None
@@ -66,6 +67,8 @@ class PeerGroups:
                 left_bytes -= len(record)
                 if left_bytes < 0 or not is_durable(key):
                     record = None
+            if record is None:
+                self._chaos.hit(Probe.GROUP_READ_LEFT_OUT)
             records.append(record)
         self._session.reply(operation_id, _OK, encode_records(records))
 
@@ -76,9 +79,11 @@ class PeerGroups:
                 body = encode_refused(refused)
                 self._replica.store.when_durable(partial(self._session.reply, operation_id, _OK, body))
             elif isinstance(self._problem, Overloaded):
+                self._chaos.hit(Probe.GROUP_STALLED)
                 # The engine stalls. Asked again alone, each is tried again here until its deadline.
                 self._session.reply(operation_id, _OK, encode_refused(list(range(count))))
             else:
+                self._chaos.hit(Probe.GROUP_IN_DOUBT)
                 problem = self._problem
                 error = problem if isinstance(problem, KVStoreError) else InternalError(f"apply failed: {problem!r}")
                 self._session.reply_error(operation_id, error)

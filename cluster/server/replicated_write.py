@@ -13,6 +13,7 @@ import asyncio
 
 from cluster.replica import Replica
 from cluster.requests import Reply, fail
+from kvstore.chaos import Chaos, Probe
 from kvstore.errors import InternalError, KVStoreError, Overloaded
 from kvstore.ids import PartitionId, StorageKey
 from kvstore.messages import Status
@@ -26,14 +27,14 @@ _OK, _APPLIED = int(Status.OK), int(Status.APPLIED)
 class ReplicatedWrite:
     """Answers once (with `early`: APPLIED first). Bounded in number by what one link may have in flight."""
 
-    __slots__ = ("_deadline", "_early", "_key", "_loop", "_partition", "_record", "_replica", "_reply")
+    __slots__ = ("_chaos", "_deadline", "_early", "_key", "_loop", "_partition", "_record", "_replica", "_reply")
 
     def __init__(
         self, replica: Replica, partition: PartitionId, key: StorageKey, record: bytes, deadline: float, reply: Reply, *,
-        early: bool,
+        early: bool, chaos: Chaos,
     ) -> None:  # fmt: skip
         self._replica, self._partition, self._key, self._record = replica, partition, key, record
-        self._deadline, self._reply, self._early = deadline, reply, early
+        self._deadline, self._reply, self._early, self._chaos = deadline, reply, early, chaos
         self._loop = asyncio.get_running_loop()
 
     def stage(self) -> None:
@@ -49,6 +50,7 @@ class ReplicatedWrite:
                 self._reply(_APPLIED, b"")
             self._replica.store.when_durable(self._acknowledge)
         elif isinstance(problem, Overloaded) and self._loop.time() + STALL_RETRY_S < self._deadline:
+            self._chaos.hit(Probe.REPLICATE_WAITED_FOR_STALL)
             self._loop.call_later(STALL_RETRY_S, self._stage_again)
         else:
             self._fail(problem)

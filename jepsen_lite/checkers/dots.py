@@ -14,6 +14,7 @@ seen before costs one look-up. Memory: every dot and every distinct record of th
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -78,7 +79,7 @@ class DotWitness:
     def __init__(self) -> None:
         self.violations: list[Violation] = []
         self._bound: dict[bytes, dict[Dot, Binding]] = {}
-        self._records_seen: set[tuple[bytes, bytes]] = set()
+        self._records_seen: set[bytes] = set()
         self._first_dot: dict[tuple[bytes, bytes], Dot] = {}
         self._operations: dict[tuple[bytes, Dot], bytes] = {}
         self._twice: dict[str, bool] = {}
@@ -108,9 +109,10 @@ class DotWitness:
 
     def see_record(self, where: str, storage_key: bytes, record: bytes) -> list[Violation]:
         """Check the dots of one record that node `where` is about to apply; returns what is wrong, at once."""
-        if (storage_key, record) in self._records_seen:
+        seen = hashlib.blake2b(storage_key + record, digest_size=16).digest()
+        if seen in self._records_seen:
             return []
-        self._records_seen.add((storage_key, record))
+        self._records_seen.add(seen)
         try:
             state = decode_record(StorageKey(storage_key), record)
         except Corruption as problem:

@@ -41,6 +41,7 @@ class Snapshot:
     tables: dict[Family, dict[bytes, bytes]]
     is_suspect: bool
     inode: int
+    sequence: int = 0
 
 
 class SimDisk(MemoryDisk):
@@ -73,6 +74,7 @@ class SimDisk(MemoryDisk):
             self._syncs_before_failure = None  # it failed, and was told: a new process begins anew
         if self.trouble.syncs_fail_for_good and not self.is_suspect:
             self.is_suspect = not self.trouble.is_mark_lost
+            self.witness.accuse()
             raise SyncFailed("the engine is poisoned until restart: injected sync failure at open")
         try:
             engine = SimEngine.open(self, boot_id=boot_id, sync_delay_s=sync_delay_s or self.sync_delay_s)
@@ -91,6 +93,7 @@ class SimDisk(MemoryDisk):
 
     def lose_power(self) -> int:
         """End the machine, running or not; a random suffix of what was not synced is lost. Returns how many batches."""
+        self.witness.forget()
         share = self.rng.choice([0.0, 0.0, self.rng.random()])
         return self.crash(lambda count: round(share * count))
 
@@ -242,21 +245,26 @@ class SimDisk(MemoryDisk):
     def snapshot(self) -> Snapshot:
         """Return what is durable now, as a backup or a snapshot of the volume would have it."""
         tables = {family: dict(table) for family, table in self._durable.items()}
-        return Snapshot(tables, self.is_suspect, self._inode)
+        return Snapshot(tables, self.is_suspect, self._inode, self._sequence)
 
     def restore(self, snapshot: Snapshot, *, is_block_level: bool) -> None:
-        """Put a snapshot in place of everything. The process must be down. Block level: not even the inode differs."""
+        """Put a snapshot in place of everything. The process must be down. Block level: not even the inode differs.
+
+        The machine's `witness` stays: it is not on the disk.
+        """
         assert self._engine is None, "a disk is not exchanged under a running process"
         self._durable = {family: dict(table) for family, table in snapshot.tables.items()}
         self._synced_count += len(self._log)
         self._log.clear()
         self._versions.clear()
+        self._sequence = snapshot.sequence
         self.is_suspect = snapshot.is_suspect
         self._inode = snapshot.inode if is_block_level else max(self._inode, snapshot.inode) + 1
 
     def wipe(self) -> None:
         """Replace the disk by an empty one. The process must be down."""
         self.restore(Snapshot({family: {} for family in Family}, False, self._inode + 1), is_block_level=True)
+        self.witness.forget()
         self.heal()
         self.is_retired = False
 

@@ -99,14 +99,18 @@ class SimEngine(MemoryEngine):
     def _fail_write(self, batch: list[Put]) -> None:
         self._leave_in_doubt(batch)
         self._sim.is_suspect = True
+        self._sim.witness.accuse()
         self._refusal = SyncFailed("the engine is poisoned until restart: injected write error")
         self._lose_mark()
         raise StorageError("IO error: injected: While appending to file: Input/output error")
 
     def _leave_in_doubt(self, batch: list[Put]) -> None:
-        """An indefinite error says nothing: the batch may be there or not."""
-        if self._sim.rng.random() < 0.5:
+        """An indefinite error says nothing: the batch may be there or not, or be in the log and come back at the next start."""
+        draw = self._sim.rng.random()
+        if draw < 0.4:
             super()._commit(batch)
+        elif draw < 0.6:
+            self._sim._log.append(batch)
 
     def _lose_mark(self) -> None:
         if self._sim.trouble.is_mark_lost:

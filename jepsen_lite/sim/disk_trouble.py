@@ -41,5 +41,6 @@ class Trouble:
     watermark_bytes: int = 0
     """Free bytes below which client data is refused definitely; looked at on every sync and after every failure."""
     is_mark_lost: bool = False
-    """After a failed sync the SUSPECT mark cannot be written either, and the page cache is dropped before the next start."""
+    """After a failed sync the SUSPECT mark cannot be written either, and the page cache is dropped before the next start.
+    The witness remembers the failure, if the machine has one."""
     read_faults: list[ReadFault] = field(default_factory=list)

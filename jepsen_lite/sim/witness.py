@@ -89,6 +89,9 @@ class WitnessedEngine:
             await self._inner.sync()
         self._trace.record("synced", self._node)
 
+    def remember_refusal(self, refused: bytes) -> bool:
+        return self._inner.remember_refusal(refused)
+
     def keys_estimate(self) -> int:
         return self._inner.keys_estimate()
 

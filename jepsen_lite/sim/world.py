@@ -10,7 +10,8 @@ Invariants
   1. Every component draws from a stream of its own, derived from (seed, name): adding one does not disturb the others.
   2. A node is made of product code only; what it is given instead of the world are the twins of `Env`.
   3. A killed process leaves what it applied; a power loss keeps some prefix of what was not yet synced, and the next
-     start has another boot id. Either way the process says nothing to anybody.
+     start has another boot id. Either way the process says nothing to anybody: of a dead one no product code runs.
+  4. A node runs in a process of its own (processes.py), behind a boundary (boundary.py); this file runs in the harness.
 Source: `reliability` section 2; faults P1 to P3, N7 and N12 of its catalogue. Partitions and clock steps come later.
 """
 
@@ -24,11 +25,13 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from cluster.node import Node, NodeOptions
+from jepsen_lite.sim.boundary import ProcessEngine, ProcessTransport
 from jepsen_lite.sim.clock import SimClock
 from jepsen_lite.sim.loop import VirtualLoop
+from jepsen_lite.sim.processes import Process, ProcessDied
 from jepsen_lite.sim.trace import Trace
 from jepsen_lite.sim.witness import DotWitness, WitnessedEngine
-from kvstore.env import Env
+from kvstore.env import Env, Transport
 from kvstore.storage.engine import Engine
 from kvstore.storage.memory import MemoryDisk, MemoryEngine
 from kvstore.transport.memory import MemoryNetwork
@@ -73,6 +76,10 @@ class Host:
         self.disk = MemoryDisk()
         self.engine: WitnessedEngine | None = None
         self.node: Node | None = None
+        self.process: Process | None = None
+        """The life that runs now; None while the host is down."""
+        self.is_power_lost_next = False
+        """What the next kill means to the disk, if a crash point and not `World.crash` does it."""
         self.starts = 0
         self.boots = 1
         """Starts of the machine, of which a power loss adds one; names the boot id."""
@@ -113,7 +120,7 @@ class World:
 
     async def start(self, host: Host) -> None:
         """Start the node of a host on the disk it has; a new one joins the first host's cluster."""
-        assert host.node is None, f"{host.name} is running"
+        assert host.process is None, f"{host.name} is running"
         host.starts += 1
         sync_rng = self.rng(f"disk {host.name} {host.starts}")
         sync_s_min, sync_s_max = self.options.sync_s_min, self._sync_s_max
@@ -123,16 +130,32 @@ class World:
         )  # fmt: skip
         host.engine = WitnessedEngine(inner, node=host.name, trace=self.trace, witness=self.witness)
         self.trace.record("start", host.name, host.starts, int(inner.report.history_may_be_missing))
-        host.node = Node(self._env(host, host.engine), self._node_options(host))
-        host.node.fatal.add_done_callback(lambda fatal: self._node_died(host, fatal))
-        await host.node.start()
+        host.process = process = self.loop.spawn(host.name)
+        process.on_death.append(lambda: self._process_died(host))
+        try:
+            await self.loop.run_in(process, self._boot(host, process, host.engine))
+        except ProcessDied:
+            return
         self._set_lying()
         self.trace.record("ready", host.name)
 
+    async def _boot(self, host: Host, process: Process, engine: Engine) -> None:
+        """In the new process: make the node and start it."""
+        host.node = node = Node(self._env(host, process, engine), self._node_options(host))
+        node.fatal.add_done_callback(lambda fatal: self._node_died(host, fatal), context=self.loop.outside)
+        await node.start()
+
     async def crash(self, host: Host, *, is_power_loss: bool) -> int:
-        """End the node at once. Power loss keeps a random prefix of the unsynced batches; returns how many were lost."""
-        node, host.node = host.node, None
-        assert node is not None, f"{host.name} is down already"
+        """Kill the process of a host at once. Power loss keeps a random prefix of the unsynced batches; returns how many
+        were lost."""
+        assert host.process is not None, f"{host.name} is down already"
+        lost_before, host.is_power_lost_next = self.lost_batches, is_power_loss
+        self.loop.kill(host.process)
+        return self.lost_batches - lost_before
+
+    def _process_died(self, host: Host) -> None:
+        is_power_loss, host.is_power_lost_next = host.is_power_lost_next, False
+        host.node = host.process = None
         self.network.crash(host.name)
         power_rng = self.rng(f"power {host.name} {host.starts}")
         keep_share = power_rng.choice([0.0, 0.0, power_rng.random()])
@@ -140,31 +163,43 @@ class World:
         host.boots += is_power_loss
         self.lost_batches += lost
         self.trace.record("crash", host.name, int(is_power_loss), lost)
-        if node.identity is not None:  # else it had not begun to build anything
-            await node.crash()
-        return lost
 
     async def stop_all(self) -> None:
         """Stop every running node in an orderly way."""
         for host in self.running():
-            node, host.node = host.node, None
-            assert node is not None
-            await node.stop()
+            node, process = host.node, host.process
+            assert node is not None and process is not None
+            try:
+                await self.loop.run_in(process, node.stop())
+            except ProcessDied:
+                continue
+            host.node = host.process = None
             self.trace.record("stop", host.name)
+        self.trace.record("loop", self.loop.callbacks_run, self.loop.digest())
 
     def running(self) -> list[Host]:
         """Return the hosts whose node was started and not crashed."""
-        return [host for host in self.hosts if host.node is not None]
+        return [host for host in self.hosts if host.process is not None]
 
     def _set_lying(self) -> None:
         for host in self.running():
             if host.engine is not None:
                 host.engine.is_lying = self._is_formed and self.options.is_disk_lying
 
-    def _env(self, host: Host, engine: Engine) -> Env:
+    def spawn_client(self, name: str) -> Process:
+        """Return a process for a client: start its work with `loop.run_in`, give it `transport(process)`, kill it at will."""
+        process = self.loop.spawn(name)
+        process.on_death.append(lambda: self.network.crash(name))
+        return process
+
+    def transport(self, process: Process) -> Transport:
+        """Return the transport of a process, a node or a client; for clients of the harness ask the network."""
+        return ProcessTransport(self.loop, process, self.network.transport(process.name))
+
+    def _env(self, host: Host, process: Process, engine: Engine) -> Env:
         return Env(
-            transport=self.network.transport(host.name),
-            engine=engine,
+            transport=self.transport(process),
+            engine=ProcessEngine(self.loop, engine),
             clock=host.clock,
             random=self.rng(f"node {host.name} {host.starts}"),
         )

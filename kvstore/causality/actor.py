@@ -32,6 +32,7 @@ class MintReason(StrEnum):
     FIRST = "first write of this node in the partition"
     HISTORY_MISSING = "the store may have lost or rolled back history"
     SEEN_AHEAD = "a vector or context named the actor above our own record"
+    IN_DOUBT = "a write of our own is in doubt: it may come back after a restart"
     RECORD_UNREADABLE = "a local record was unreadable or replaced from a peer"
 
 

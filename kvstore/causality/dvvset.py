@@ -13,7 +13,7 @@ Invariants
   2. `sync` is commutative and idempotent, and associative as long as no operation id was written at two coordinators.
   3. An operation id occurs at most once among the siblings: the smallest dot survives (a retry through another
      coordinator is one value). A retry that arrives after its value was replaced may come back as a sibling: documented.
-  4. `operations` are the newest OPERATIONS_KEPT_MAX (operation id, value hash, dot) known, overwritten ones too.
+  4. `operations` are the newest OPERATIONS_KEPT_MAX (time, operation id, value hash, dot) known, overwritten ones too.
 
 Sources: Preguiça et al., "Dotted Version Vectors", 2010; Gonçalves, DVVSet, section "sync". Differs: dots are explicit
 instead of implied by list position, because dropping a retried duplicate may leave a gap in an actor's run.
@@ -42,8 +42,13 @@ class Sibling(NamedTuple):
 
 
 class Operation(NamedTuple):
-    """A put this state remembers, so that its retry is recognised (sorted by operation id, which begins with time)."""
+    """A put this state remembers, so that its retry is recognised.
 
+    Sorted by the time a node gave it: ids begin with a time as well, but with a client's, and one whose clock is behind
+    would be forgotten at once.
+    """
+
+    hlc: HlcTimestamp
     operation_id: OperationId
     value_hash: bytes
     actor: ActorId
@@ -145,19 +150,16 @@ def _first_of_each_operation(ordered: list[Sibling]) -> list[Sibling]:
 
 
 def _remember(operations: tuple[Operation, ...], new: Sibling, value_hash: bytes) -> tuple[Operation, ...]:
-    operation = Operation(new.operation_id, value_hash, new.actor, new.counter)
+    operation = Operation(new.hlc, new.operation_id, value_hash, new.actor, new.counter)
     if not operations:
         return (operation,)
-    if operations[-1].operation_id < new.operation_id:  # ids begin with time: nearly always
-        return (*operations[1 - OPERATIONS_KEPT_MAX :], operation)
     return _merge_operations(operations, (operation,))
 
 
 def _merge_operations(ours: tuple[Operation, ...], theirs: tuple[Operation, ...]) -> tuple[Operation, ...]:
     if ours == theirs:
         return ours
-    smallest: dict[bytes, Operation] = {}
-    for operation in sorted([*ours, *theirs], reverse=True):
-        smallest[operation.operation_id] = operation
-    newest = sorted(smallest.values())[-OPERATIONS_KEPT_MAX:]
-    return tuple(newest)
+    latest: dict[bytes, Operation] = {}
+    for operation in sorted([*ours, *theirs]):
+        latest[operation.operation_id] = operation
+    return tuple(sorted(latest.values())[-OPERATIONS_KEPT_MAX:])

@@ -19,6 +19,7 @@ from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar, cast, overload
 
+from kvstore.chaos import CALM, Chaos
 from kvstore.client.bucket import UPDATE_ATTEMPTS_MAX, AsyncBucket, object_type_of
 from kvstore.client.consistency import Consistency, check_count
 from kvstore.client.datatypes import Codec, Key
@@ -58,12 +59,15 @@ class AsyncClient:
 
     def __init__(
         self, seeds: str | Iterable[str], *, transport: Transport | None = None, clock: Clock | None = None,
-        rng: random.Random | None = None, **options: Unpack[ClientKeywords],
+        rng: random.Random | None = None, chaos: Chaos = CALM, **options: Unpack[ClientKeywords],
     ) -> None:  # fmt: skip
-        """`seeds`: addresses of any nodes, as a list or text with commas. For options see `kvstore.client.options`."""
+        """`seeds`: addresses of any nodes, as a list or text with commas. For options see `kvstore.client.options`.
+
+        `chaos` is for simulations (see `kvstore.chaos`).
+        """
         self.seeds = parse_seeds(seeds)
         self.options = with_given(Options(), cast(Mapping[str, object], options), CLIENT_OPTIONS)
-        self._runtime = Runtime(self.seeds, self.options, transport=transport, clock=clock, rng=rng)
+        self._runtime = Runtime(self.seeds, self.options, transport=transport, clock=clock, rng=rng, chaos=chaos)
         self._default: AsyncBucket[Any] = self.bucket(DEFAULT_BUCKET_NAME)
 
     @classmethod

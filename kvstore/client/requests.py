@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import random
 
+from kvstore.chaos import CALM, Chaos, Point, Probe
 from kvstore.client.deadline import DEADLINE
 from kvstore.client.options import Options
 from kvstore.client.retry import Attempts
@@ -25,12 +26,13 @@ __all__ = ["Requests"]
 class Requests:
     """Sends the operations of one client."""
 
-    __slots__ = ("_attempt_timeout_s", "_attempts_max", "_rng", "_send", "_time", "router")
+    __slots__ = ("_attempt_timeout_s", "_attempts_max", "_chaos", "_rng", "_send", "_time", "router")
 
-    def __init__(self, router: Router, options: Options, rng: random.Random) -> None:
-        self.router, self._rng = router, rng
+    def __init__(self, router: Router, options: Options, rng: random.Random, *, chaos: Chaos = CALM) -> None:
+        self.router, self._rng, self._chaos = router, rng, chaos
         self._send, self._time = router.send, router.loop.time
-        self._attempts_max, self._attempt_timeout_s = options.attempts_max, options.attempt_timeout_s
+        self._attempts_max = options.attempts_max
+        self._attempt_timeout_s = chaos.pick(Point.ATTEMPT_SHORT, options.attempt_timeout_s, 0.04, 0.15)
 
     def deadline(self, timeout_s: float) -> float:
         """Return the loop time at which an operation begun now must be over: its own timeout or an outer deadline."""
@@ -60,24 +62,34 @@ class Requests:
         while True:
             delay_s = attempts.failed(error, self._time(), self._rng)
             if delay_s is None or self.router.closed:
-                raise attempts.final() from None
-            await self._recover(error, delay_s, deadline)
+                raise self._final(attempts, error) from None
+            await self._recover(error, self._chaos.pick(Point.RETRY_STORM, delay_s, 0.0), deadline)
             now = self._time()
             if now >= deadline:
-                raise attempts.final() from None
+                raise self._final(attempts, error) from None
             try:
                 attempt_deadline = min(deadline, now + self._attempt_timeout_s)
-                return await self._send(verb, name, body, attempt_deadline, attempts.count)
+                answer = await self._send(verb, name, body, attempt_deadline, attempts.count)
             except KVStoreError as problem:
                 error = problem
+            else:
+                self._chaos.hit(Probe.CLIENT_RETRY_WORKED)
+                return answer
+
+    def _final(self, attempts: Attempts, last: KVStoreError) -> KVStoreError:
+        final = attempts.final()
+        self._chaos.hit(Probe.CLIENT_KEPT_DOUBT if last.definite and not final.definite else Probe.CLIENT_GAVE_UP)
+        return final
 
     async def _recover(self, error: KVStoreError, delay_s: float, deadline: float) -> None:
         """Make the next attempt worth making: a node to send to, the topology that the error spoke of, a pause."""
         try:
             if not self.router.is_usable:
+                self._chaos.hit(Probe.CLIENT_FOUND_NO_NODE)
                 await self.router.wait_usable(deadline)
                 return
             if isinstance(error, WrongOwner | StalePlacement):
+                self._chaos.hit(Probe.CLIENT_ROUTE_STALE)
                 await self.router.refresh(deadline)
         except KVStoreError as problem:
             self.router.refresh_error = problem  # the next attempt says what is wrong, or works all the same

@@ -23,6 +23,7 @@ from typing import NamedTuple
 
 from xxhash import xxh3_64_intdigest
 
+from kvstore.chaos import CALM, Chaos, Point
 from kvstore.client.failures import ClientClosed
 from kvstore.env import Transport
 from kvstore.errors import ClusterMismatch, KVStoreError, Unavailable, UnavailableError
@@ -58,14 +59,15 @@ class Router:
     """The links and the topology of one client. Made on the event loop it works on."""
 
     def __init__(
-        self, seeds: Sequence[str], transport: Transport, rng: random.Random, link_options: LinkOptions
-    ) -> None:
+        self, seeds: Sequence[str], transport: Transport, rng: random.Random, link_options: LinkOptions, *,
+        chaos: Chaos = CALM,
+    ) -> None:  # fmt: skip
         self.loop = asyncio.get_running_loop()
         self.seeds = tuple(seeds)
         self.closed = False
         self.topology: Topology | None = None
         self.refresh_error: KVStoreError | None = None
-        self._transport, self._rng, self._link_options = transport, rng, link_options
+        self._transport, self._rng, self._link_options, self._chaos = transport, rng, link_options, chaos
         self._links: dict[str, Link] = {}
         self._token_shift = TOKEN_BITS  # one partition until the topology says how many
         self._routes: list[Route | None] = [None]
@@ -103,9 +105,20 @@ class Router:
         topology = self.topology
         if topology is None:
             raise Unavailable("the topology is not known yet")
-        links = [self._link(topology.member(node_id).address) for node_id in topology.owners_of(partition)]
+        owners = topology.owners_of(partition)
+        links = [self._link(topology.member(node_id).address) for node_id in owners]
+        if not self._chaos.is_calm:
+            links = self._led_astray(topology, links)
         route = self._routes[partition] = Route(topology.placement_versions[partition], tuple(links))
         return route
+
+    def _led_astray(self, topology: Topology, owners: list[Link]) -> list[Link]:
+        if self._chaos.fires(Point.ROUTE_ROTATED):
+            owners = owners[1:] + owners[:1]
+        if self._chaos.fires(Point.ROUTE_ASTRAY):
+            members = [self._link(member.address) for member in topology.members]
+            return [*[link for link in members if link not in owners][:1], *owners]
+        return owners
 
     def _unreachable(self) -> KVStoreError:
         refusals = [link.refused for link in self._links.values()]
@@ -167,7 +180,7 @@ class Router:
         if link is None:
             link = self._links[address] = Link(
                 transport=self._transport, address=address, hello=self._hello, rng=self._rng, on_event=self._link_event,
-                options=self._link_options,
+                options=self._link_options, chaos=self._chaos,
             )  # fmt: skip
             link.start()
         return link
@@ -180,7 +193,10 @@ class Router:
         if self.closed or self._links.get(link.address) is not link:
             return
         self._wake()
-        if self.topology is not None and (not link.is_up or link.remote_epoch > self.topology.epoch):
+        topology = self.topology
+        if topology is not None and (
+            not link.is_up or link.remote_epoch > topology.epoch or self._chaos.fires(Point.REFRESH_NEEDLESS)
+        ):
             self._start_refresh()
 
     async def _wait_change(self, deadline: float) -> None:
@@ -256,6 +272,8 @@ class Router:
         if ours is not None and topology.cluster_id != ours.cluster_id:
             raise ClusterMismatch("a node of another cluster answers at a known address")
         if ours is not None and topology.epoch <= ours.epoch:
+            if self._chaos.fires(Point.ROUTES_FORGOTTEN):
+                self._routes = [None] * ours.partitions_count
             return
         self.topology, self._token_shift = topology, TOKEN_BITS - topology.partition_bits
         self._routes = [None] * topology.partitions_count

@@ -13,6 +13,7 @@ import random
 from collections.abc import Sequence
 from typing import Protocol
 
+from kvstore.chaos import CALM, Chaos, Point
 from kvstore.client.failures import ClientClosed
 from kvstore.client.operation_ids import OperationIds
 from kvstore.client.options import Options
@@ -21,6 +22,7 @@ from kvstore.client.routing import Router
 from kvstore.env import Clock, Transport
 from kvstore.errors import NoSuchBucket
 from kvstore.ids import OperationId
+from kvstore.limits import INFLIGHT_PER_LINK_MAX
 from kvstore.ring.buckets import BucketProperties
 from kvstore.ring.topology import Topology
 from kvstore.transport.link import LinkOptions
@@ -38,14 +40,14 @@ class _Closeable(Protocol):
 class Runtime:
     """The running part of a client. What was not given is the machine's own."""
 
-    __slots__ = ("_clock", "_closed", "_operation_ids", "_owned_transport", "_requests", "_rng", "_seeds", "_transport",
-                 "options")  # fmt: skip
+    __slots__ = ("_chaos", "_clock", "_closed", "_operation_ids", "_owned_transport", "_requests", "_rng", "_seeds",
+                 "_transport", "options")  # fmt: skip
 
     def __init__(
         self, seeds: Sequence[str], options: Options, *, transport: Transport | None, clock: Clock | None,
-        rng: random.Random | None,
+        rng: random.Random | None, chaos: Chaos = CALM,
     ) -> None:  # fmt: skip
-        self.options = options
+        self.options, self._chaos = options, chaos
         self._seeds, self._transport, self._clock, self._rng = seeds, transport, clock, rng
         self._owned_transport: _Closeable | None = None
         self._requests: Requests | None = None
@@ -59,8 +61,10 @@ class Runtime:
         if self._requests is None:
             clock, rng = self._world()
             self._operation_ids, self._rng = OperationIds(clock, rng), rng
-            options = LinkOptions(connect_timeout_s=self.options.connect_timeout_s)
-            self._requests = Requests(Router(self._seeds, self._network(), rng, options), self.options, rng)
+            in_flight_max = self._chaos.pick(Point.LINK_NARROW, INFLIGHT_PER_LINK_MAX, 2, 8)
+            options = LinkOptions(connect_timeout_s=self.options.connect_timeout_s, in_flight_max=in_flight_max)
+            router = Router(self._seeds, self._network(), rng, options, chaos=self._chaos)
+            self._requests = Requests(router, self.options, rng, chaos=self._chaos)
         return self._requests
 
     async def close(self) -> None:

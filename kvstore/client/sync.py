@@ -24,6 +24,7 @@ from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, overload
 
+from kvstore.chaos import CALM, Chaos
 from kvstore.client.batch import AsyncBatch, Failed, ManyResults, Written
 from kvstore.client.bucket import IN_FLIGHT_DEFAULT, UPDATE_ATTEMPTS_MAX, AsyncBucket
 from kvstore.client.client import AsyncClient
@@ -292,10 +293,10 @@ class Client:
 
     def __init__(
         self, seeds: str | Iterable[str], *, transport: Transport | None = None, clock: Clock | None = None,
-        rng: random.Random | None = None, **options: Unpack[ClientKeywords],
+        rng: random.Random | None = None, chaos: Chaos = CALM, **options: Unpack[ClientKeywords],
     ) -> None:  # fmt: skip
         """See `AsyncClient`."""
-        self._start(AsyncClient(seeds, transport=transport, clock=clock, rng=rng, **options))
+        self._start(AsyncClient(seeds, transport=transport, clock=clock, rng=rng, chaos=chaos, **options))
 
     @classmethod
     def from_url(

@@ -5,7 +5,9 @@ Contract (one suite, `tests/contract/test_engine.py`, holds for every implementa
   2. When `sync` returns, everything applied before it was called is durable.
   3. A crash loses a suffix of whole batches and nothing else.
   4. An unreadable record is `Corruption`, never absent. A scan that meets one raises; it never just ends.
-  5. After one failed sync every later `apply` and `sync` raises `SyncFailed`: never retry an fsync.
+  5. After one failed sync every later `apply` and `sync` raises `SyncFailed`: never retry an fsync. The store does not open
+     again: its own mark says so, and while the kernel lives also its witness.
+  6. An unclean start is `same_boot` only if the kernel's witness proves that everything applied is there (`witness.py`).
 """
 
 from __future__ import annotations
@@ -31,19 +33,28 @@ Put = tuple[Family, bytes, bytes | None]
 
 @dataclass(frozen=True, slots=True)
 class OpenReport:
-    """How the store was found at open. `clean`: the last stop wrote its mark (or the store is new). `same_boot`: the
-    kernel has not restarted since the last open, so nothing that was applied is lost. `is_copy`: the directory is not
-    the one its identity was written in (copied or restored)."""
+    """How the store was found at open.
+
+    `clean`: the last stop wrote its mark (or the store is new). `same_boot`: the kernel has not restarted since the last
+    open *and remembers* (`Witness`) that everything applied then is here. `is_copy`: the directory is not the one its
+    identity was written in (copied or restored). `is_rolled_back`: the kernel remembers more than is here, whatever the mark
+    says. `doubt`: why an unclean start is not `same_boot`, or why this one will have no witness; for the log, empty if
+    neither. `refused`: what `Engine.remember_refusal` was last told under this kernel.
+    """
 
     is_new: bool
     clean: bool
     same_boot: bool
     is_copy: bool
+    is_rolled_back: bool = False
+    doubt: str = ""
+    refused: bytes = b""
 
     @property
     def history_may_be_missing(self) -> bool:
         """True if applied writes may be gone, so that no actor epoch of before may be continued."""
-        return not self.is_new and (self.is_copy or not (self.clean or self.same_boot))
+        is_whole = (self.clean or self.same_boot) and not self.is_rolled_back
+        return not self.is_new and (self.is_copy or not is_whole)
 
 
 class Engine(Protocol):
@@ -68,6 +79,10 @@ class Engine(Protocol):
 
     async def sync(self) -> None:
         """Make everything applied before this call durable, or raise `SyncFailed` and poison the engine."""
+
+    def remember_refusal(self, refused: bytes) -> bool:
+        """Let the memory of this kernel, not the disk, keep why this store must not be started; empty forgets it. Never fails:
+        False if there is no such memory. The next opens have it in `report.refused`, until the kernel restarts."""
 
     def keys_estimate(self) -> int:
         """Return about how many keys DATA holds."""

@@ -2,9 +2,10 @@
 
 Three kinds of lost history are told apart (correctness 1 and 3):
 
-    stopped without its mark         the clean-stop mark is absent     and the kernel restarted -> tail may be gone
+    stopped without its mark         the clean-stop mark is absent     and no witness proves that nothing is gone
     another directory                identity file has another inode   copied, or restored from a copy
-    an older state of this store     boot number goes backwards        only peers can see it: `PeerBoots`
+    an older state of this store     the kernel remembers a newer one  `Witness`, until the kernel restarts
+                                     boot number goes backwards        only peers can see it: `PeerBoots`
 
 META keys of this module begin with 00 (this node) or 01 (peers); see docs/formats.md.
 
@@ -25,15 +26,19 @@ from enum import Enum
 from kvstore.errors import Corruption, StaleIdentity
 from kvstore.ids import NODE_ID_SIZE_BYTES, NodeId
 from kvstore.storage.engine import Engine, Family, OpenReport, Put
+from kvstore.storage.witness import Statement
 
 __all__ = [
     "META_BOOT_ID", "META_BOOT_NUMBER", "META_CLEAN_STOP", "META_DIRECTORY", "META_EPOCHS_RETIRE", "META_NODE_ID",
-    "META_PEER_BOOT", "BootCheck", "NodeIdentity", "PeerBoots", "closing_puts", "open_identity", "opening_puts", "read_report",
+    "META_PEER_BOOT", "META_RUN", "BootCheck", "NodeIdentity", "PeerBoots", "closing_puts", "open_identity", "opening_puts",
+    "read_report",
 ]  # fmt: skip
 
 META_CLEAN_STOP = b"\x00clean_stop"
 META_BOOT_ID = b"\x00boot_id"
 META_DIRECTORY = b"\x00directory"
+META_RUN = b"\x00run"
+"""A token of the last open, new at every one: what the kernel remembers is of this run or of another."""
 META_EPOCHS_RETIRE = b"\x00epochs_retire"
 """Set while history may be missing; deleted after (in the log, too) every actor epoch of before."""
 META_NODE_ID = b"\x00node_id"
@@ -64,25 +69,42 @@ class BootCheck(Enum):
     """The start already known, on another connection."""
 
 
-def read_report(get_meta: GetMeta, *, boot_id: str, directory: bytes) -> OpenReport:
-    """Judge a store just opened. `boot_id` is empty if unknown; `directory` identifies the files themselves."""
+def read_report(
+    get_meta: GetMeta, *, boot_id: str, directory: bytes, statement: Statement | None, sequence: int
+) -> OpenReport:
+    """Judge a store just opened. `boot_id` is empty if unknown; `directory` identifies the files themselves; `statement` is
+    of this store and kernel, or None; `sequence` is what the store recovered, before anything was written."""
     is_new = get_meta(META_DIRECTORY) is None
     epochs_retire = get_meta(META_EPOCHS_RETIRE) is not None
+    clean = is_new or (get_meta(META_CLEAN_STOP) is not None and not epochs_retire)
+    doubt = contradiction = ""
+    if boot_id == "" or get_meta(META_BOOT_ID) != boot_id.encode():
+        doubt = "the kernel restarted since"
+    elif statement is None:
+        doubt = "nothing remembers what the last run had written"
+    else:
+        doubt = contradiction = statement.contradiction(run=get_meta(META_RUN), sequence=sequence)
+    if epochs_retire:
+        doubt = doubt or "an earlier start found so"
     return OpenReport(
         is_new=is_new,
-        clean=is_new or (get_meta(META_CLEAN_STOP) is not None and not epochs_retire),
-        same_boot=not epochs_retire and boot_id != "" and get_meta(META_BOOT_ID) == boot_id.encode(),
+        clean=clean,
+        same_boot=not is_new and doubt == "",
         is_copy=not is_new and get_meta(META_DIRECTORY) != directory,
+        is_rolled_back=not is_new and contradiction != "",
+        doubt=doubt if not clean or contradiction else "",
+        refused=statement.refused if statement is not None and not is_new else b"",
     )
 
 
-def opening_puts(report: OpenReport, *, boot_id: str, directory: bytes) -> list[Put]:
+def opening_puts(report: OpenReport, *, boot_id: str, directory: bytes, run: bytes) -> list[Put]:
     """Return what an engine writes and syncs right after `read_report`: a copy is so reported until its epochs retired."""
     return [
         *([(Family.META, META_EPOCHS_RETIRE, b"1")] if report.history_may_be_missing else []),
         (Family.META, META_CLEAN_STOP, None),
         (Family.META, META_BOOT_ID, boot_id.encode()),
         (Family.META, META_DIRECTORY, directory),
+        (Family.META, META_RUN, run),
     ]
 
 

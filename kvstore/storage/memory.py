@@ -3,6 +3,8 @@
     MemoryEngine     visible = durable + log        one open store, dies with its process
         |
     MemoryDisk       durable | log of unsynced batches        survives; what a crash leaves of the log is chosen
+        |
+    .witness         what the machine's kernel remembers      survives a kill and a restored disk; void under another boot id
 
 A crash keeps a prefix of the log, whole batches only, which is all a real engine promises. SIGKILL keeps everything (the page
 cache survives), power loss keeps anything between nothing and everything.
@@ -14,10 +16,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 
 from kvstore.errors import Corruption, DataDirectoryInUse, DiskFull, StorageError, SuspectStore, SyncFailed
 from kvstore.storage.engine import Family, OpenReport, Put
 from kvstore.storage.identity import closing_puts, opening_puts, read_report
+from kvstore.storage.witness import MemoryWitness, Statement
 
 __all__ = ["MemoryDisk", "MemoryEngine"]
 
@@ -38,6 +42,11 @@ class MemoryDisk:
         self.capacity_bytes = capacity_bytes
         """Bytes of keys and values above which client data is refused; None is no bound."""
         self.is_suspect = False
+        self.witness = MemoryWitness()
+        """Belongs to the machine the disk is in, not to the disk: copies and snapshots do not carry it."""
+        self._runs = 0
+        self._sequence = 0
+        """Batches that the durable state is made of. Part of the state: it goes back with it."""
         self._durable: _Tables = {family: {} for family in Family}
         self._log: list[list[Put]] = []
         self._synced_count = 0  # Batches ever made durable: the log's first batch has this number.
@@ -89,6 +98,7 @@ class MemoryDisk:
         """
         made = MemoryDisk(capacity_bytes=self.capacity_bytes)
         made._durable = {family: dict(table) for family, table in self._durable.items()}
+        made._sequence = self._sequence
         made.is_suspect = self.is_suspect
         made._inode = self._inode if is_block_level else self._inode + 1
         return made
@@ -100,6 +110,7 @@ class MemoryDisk:
             _apply_to(self._durable, batch)
         del self._log[:count]
         self._synced_count += count
+        self._sequence += count
 
     def _sync_fails_now(self) -> bool:
         if self._syncs_before_failure is None:
@@ -127,15 +138,30 @@ class MemoryEngine:
         """Open the store on a disk. Raises `DataDirectoryInUse` or `SuspectStore`."""
         if disk._engine is not None:
             raise DataDirectoryInUse("the disk is in use by another engine")
-        if disk.is_suspect:
+        statement = disk.witness.recall()
+        if statement is not None and not statement.is_of(boot_id=boot_id, store=""):
+            statement = None
+        if disk.is_suspect or (statement is not None and statement.is_suspect):
             raise SuspectStore("a sync of this store failed: start a new node with an empty --data directory")
         engine = cls(disk, sync_delay_s)
-        directory = b"inode:%d" % disk._inode
-        engine._report = read_report(engine._visible[Family.META].get, boot_id=boot_id, directory=directory)
         disk._engine = engine
-        engine.apply(opening_puts(engine._report, boot_id=boot_id, directory=directory))
-        disk._make_durable(disk._synced_count + len(disk._log))
+        engine._begin(boot_id, statement)
         return engine
+
+    def _begin(self, boot_id: str, statement: Statement | None) -> None:
+        """Judge the store, make durable that it is in use, and let the machine remember this run from here on."""
+        disk = self._disk
+        disk._runs += 1
+        directory, run = b"inode:%d" % disk._inode, f"{boot_id}/{disk._runs}".encode()
+        report = read_report(
+            self._visible[Family.META].get, boot_id=boot_id, directory=directory, statement=statement,
+            sequence=disk._sequence,
+        )  # fmt: skip
+        self.apply(opening_puts(report, boot_id=boot_id, directory=directory, run=run))
+        disk._make_durable(disk._synced_count + len(disk._log))
+        remembered = Statement(boot_id, "", run, disk._sequence, refused=report.refused)
+        problem = disk.witness.begin(remembered)
+        self._report = replace(report, doubt=report.doubt or problem)
 
     @property
     def report(self) -> OpenReport:
@@ -180,9 +206,13 @@ class MemoryEngine:
         self._check_writable()  # It may have crashed, closed or failed meanwhile.
         if disk._sync_fails_now():
             disk.is_suspect = True
+            disk.witness.accuse()
             self._refusal = SyncFailed("the engine is poisoned until restart: injected sync failure")
             raise self._refusal
         disk._make_durable(until)
+
+    def remember_refusal(self, refused: bytes) -> bool:
+        return self._disk.witness.refuse(refused)
 
     def keys_estimate(self) -> int:
         return len(self._visible[Family.DATA])
@@ -199,6 +229,7 @@ class MemoryEngine:
                 if clean:
                     self.apply(closing_puts())
                     await self.sync()
+                    self._disk.witness.end()
         finally:
             self._die("the engine is closed")
 
@@ -206,6 +237,7 @@ class MemoryEngine:
         self._used_bytes += _growth_bytes(self._visible, batch)
         _apply_to(self._visible, batch)
         self._disk._log.append(batch)
+        self._disk.witness.applied(self._disk._sequence + len(self._disk._log))
 
     def _check_space(self, batch: list[Put]) -> None:
         capacity_bytes = self._disk.capacity_bytes

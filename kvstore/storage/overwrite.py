@@ -4,8 +4,8 @@
     operations  packed          ─►  packed + the new one, the oldest dropped beyond OPERATIONS_KEPT_MAX
     one sibling                 ─►  the new one
 
-Nearly every overwrite is of this form: one live value, an actor the record knows, a newer operation id, a later time. Everything
-else is None here and takes the general way (`decode_record`, `update` or `update_lww`, `encode_record`), of which this must be an
+Nearly every overwrite is of this form: one live value, an actor the record knows, an operation it does not, a later time.
+Everything else is None here and takes the general way (`decode_record`, `update` or `update_lww`, `encode_record`), of which this must be an
 exact copy: tests/storage/test_overwrite.py holds the two together byte for byte.
 """
 
@@ -21,7 +21,8 @@ from kvstore.storage.record import OPERATION, RecordView, pack_record, value_has
 
 __all__ = ["overwrite"]
 
-_OPERATION_ID_SIZE = 16
+_HLC_SIZE = 8
+_HLC_END = _HLC_SIZE - OPERATION.size
 _OPERATIONS_SIZE_MAX = OPERATIONS_KEPT_MAX * OPERATION.size
 
 
@@ -39,11 +40,11 @@ def overwrite(
     if len(fields) != 6 or start < 0 or start % VECTOR_ENTRY_SIZE_BYTES or hlc <= hlc_max:
         return None
     operations = operations or _implied(fields)
-    if operation_id <= operations[-OPERATION.size : _OPERATION_ID_SIZE - OPERATION.size]:
+    if operation_id in operations or hlc.to_bytes(_HLC_SIZE, "big") <= operations[-OPERATION.size : _HLC_END]:
         return None
     index, counter_at = start // VECTOR_ENTRY_SIZE_BYTES, start + ACTOR_SIZE_BYTES
     counter = int.from_bytes(encoded_vector[counter_at : counter_at + 8], "big") + 1
-    operations += OPERATION.pack(operation_id, digest, index, counter)
+    operations += OPERATION.pack(hlc, operation_id, digest, index, counter)
     if len(operations) > _OPERATIONS_SIZE_MAX:
         operations = operations[-_OPERATIONS_SIZE_MAX:]
     vector = encoded_vector[:counter_at] + counter.to_bytes(8, "big") + encoded_vector[counter_at + 8 :]
@@ -52,5 +53,5 @@ def overwrite(
 
 def _implied(fields: Sequence[Any]) -> bytes:
     """Return the packed operation of a record that does not write it twice."""
-    index, counter, _, expires, operation_id, value = fields
-    return OPERATION.pack(operation_id, value_hash(value, expires), index, counter)
+    index, counter, hlc, expires, operation_id, value = fields
+    return OPERATION.pack(hlc, operation_id, value_hash(value, expires), index, counter)

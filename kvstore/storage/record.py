@@ -46,7 +46,7 @@ _FIELDS_MAX = 65_536
 _ONE_CALL_SIZE_BYTES_MAX = 64 * 1024
 """Up to two siblings in so few bytes are decoded by one call in C (0.6 µs; `unpack_flat` takes 1.8 µs): nested lists could make
 it allocate 5 MB at worst. What is larger or longer pays for the safe way, whose cost then disappears in its size."""
-OPERATION = struct.Struct(">16s8sHQ")
+OPERATION = struct.Struct(">Q16s8sHQ")
 _VALUE_KIND = {bytes, type(None)}
 _digest = xxhash.xxh3_64_digest
 _pack = msgspec.msgpack.Encoder().encode  # the bytes are msgpack's own (tests/storage/test_record.py), in half the time
@@ -84,7 +84,7 @@ def encode_record(storage_key: StorageKey, state: DVVSet, encoded_vector: bytes 
         body += (actors.index(actor), counter, hlc, expires, operation_id, value)
     # One live value and nothing overwritten is by far the most common record: its own operation is not written twice.
     if not _is_implied(operations, siblings):
-        body[2] = b"".join([OPERATION.pack(o, h, actors.index(a), c) for o, h, a, c in operations])
+        body[2] = b"".join([OPERATION.pack(t, o, h, actors.index(a), c) for t, o, h, a, c in operations])
     packed = _pack(body)
     return _digest(storage_key + packed) + packed
 
@@ -98,8 +98,8 @@ def pack_record(storage_key: StorageKey, encoded_vector: bytes, operations: byte
 def _is_implied(operations: tuple[Operation, ...], siblings: tuple[Sibling, ...]) -> bool:
     if len(operations) != 1 or len(siblings) != 1:
         return False
-    actor, counter, _, expires, operation_id, value = siblings[0]
-    return operations[0] == (operation_id, value_hash(value, expires), actor, counter)
+    actor, counter, hlc, expires, operation_id, value = siblings[0]
+    return operations[0] == (hlc, operation_id, value_hash(value, expires), actor, counter)
 
 
 def check_record(storage_key: StorageKey, record: bytes) -> bool:
@@ -193,7 +193,7 @@ def _operations(actors: list[Any], packed: bytes, siblings: tuple[Sibling, ...])
             return ()
         one = siblings[0]
         digest = value_hash(one.value, one.expires)
-        return (Operation(one.operation_id, digest, one.actor, one.counter),)
+        return (Operation(one.hlc, one.operation_id, digest, one.actor, one.counter),)
     if len(packed) > OPERATIONS_KEPT_MAX * OPERATION.size or len(packed) % OPERATION.size:
-        raise ValueError("operations have 34 bytes each and are at most 16")
-    return tuple([Operation(o, h, actors[i], c) for o, h, i, c in OPERATION.iter_unpack(packed)])
+        raise ValueError("operations have 42 bytes each and are at most 16")
+    return tuple([Operation(t, o, h, actors[i], c) for t, o, h, i, c in OPERATION.iter_unpack(packed)])

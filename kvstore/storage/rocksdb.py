@@ -26,7 +26,7 @@ import os
 import weakref
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -69,12 +69,15 @@ from kvstore.storage.directory import (
 from kvstore.storage.engine import Family, OpenReport, Put
 from kvstore.storage.identity import META_NODE_ID, closing_puts, opening_puts, read_report
 from kvstore.storage.space import SpaceGuard
+from kvstore.storage.witness import Statement
+from kvstore.storage.witness_file import FileWitness
 
 __all__ = ["EngineOptions", "RocksEngine"]
 
 _PUT_OVERHEAD_BYTES = 64
 """Log and memtable bytes of a put besides its key and value; only the low-space budget uses it."""
 _OVERLOADED_RETRY_AFTER_S = 0.1
+_RUN_SIZE_BYTES = 8
 _DATA: Final = Family.DATA  # An attribute of an enum class costs more than the rest of the family test.
 
 
@@ -134,9 +137,11 @@ class _Scan(Iterator[tuple[bytes, bytes]]):
 class RocksEngine:
     """`Engine` on RocksDB. All calls on the event loop's thread; one more thread runs the syncs."""
 
-    def __init__(self, path: Path, database: Rdict, space: SpaceGuard) -> None:
+    def __init__(self, path: Path, database: Rdict, space: SpaceGuard, witness: FileWitness) -> None:
         self._path = path
         self._database = database
+        self._sequence = database.latest_sequence_number
+        self._witness = witness
         self._data = database.get_column_family(_DATA.value)
         self._meta = database.get_column_family(Family.META.value)
         self._handles = {family: database.get_column_family_handle(family.value) for family in Family}
@@ -155,20 +160,25 @@ class RocksEngine:
     @classmethod
     def open(
         cls, path: str | os.PathLike[str], *, boot_id: str | None = None, options: EngineOptions | None = None,
-        node_id: bytes | None = None,
+        node_id: bytes | None = None, run_directory: Path | None = None,
     ) -> RocksEngine:  # fmt: skip
         """Open the store, or make one (minting `node_id` unless given). Blocks; run it before serving.
 
+        In `run_directory`, which must not survive or be rolled back as the data may (tmpfs), lives the store's witness; without
+        one every unclean start counts as loss of history.
         Raises `SuspectStore`, `DataDirectoryInUse`, `ConfigError` (made by a newer version) or `StorageError`.
         """
         directory = Path(path)
         options = options or EngineOptions()
         make_directory(directory)
         check_openable(directory)
+        boot_id = read_boot_id() if boot_id is None else boot_id
+        witness = FileWitness(run_directory, directory)
+        statement = _recall(directory, witness, boot_id)
         space = SpaceGuard.of_directory(directory, watermark_bytes=options.low_space_bytes)
-        engine = cls(directory, _open_database(directory, options), space)
+        engine = cls(directory, _open_database(directory, options), space, witness)
         try:
-            engine._begin(read_boot_id() if boot_id is None else boot_id, node_id)
+            engine._begin(boot_id, node_id, statement)
         except BaseException:
             engine._release()
             raise
@@ -204,6 +214,7 @@ class RocksEngine:
         except Exception as error:  # boundary: rocksdict raises nothing narrower
             raise self._write_failed(error) from error
         self._no_space = False
+        self._witness.applied(self._sequence())
 
     def _apply_batch(self, puts: Sequence[Put]) -> None:
         batch = self._batch(puts)
@@ -236,6 +247,7 @@ class RocksEngine:
         except Exception as error:  # boundary: rocksdict raises nothing narrower
             raise self._write_failed(error) from error
         self._no_space = False
+        self._witness.applied(self._sequence())
 
     def scan(self, family: Family, lower: bytes, upper: bytes) -> Iterator[tuple[bytes, bytes]]:
         if lower >= upper:
@@ -268,6 +280,9 @@ class RocksEngine:
             # A log write failed between our check and here: no fsync did, so a restart may trust the page cache.
             self._poisoned_by(mapped, is_suspect="previous error" not in str(error))
             raise self._refusal() from error
+
+    def remember_refusal(self, refused: bytes) -> bool:
+        return self._witness.refuse(refused)
 
     def _memtable_bytes(self) -> int:
         names = (self._data, self._meta)
@@ -303,13 +318,14 @@ class RocksEngine:
         self._flush_log()
         if clean:
             self._write_durably(closing_puts())
+            self._witness.end()
 
     def _write_durably(self, puts: Sequence[Put]) -> None:
         """Write a few META puts, waiting if RocksDB is busy, and sync. Blocks: for open and close only."""
         self._write(self._batch(puts), WriteOptions())
         self._flush_log()
 
-    def _begin(self, boot_id: str, node_id: bytes | None) -> None:
+    def _begin(self, boot_id: str, node_id: bytes | None, statement: Statement | None) -> None:
         """Judge the store, then make durable that it is in use: before anything else is written."""
         stored = self.get(Family.META, META_NODE_ID)
         found = identity_inode(self._path)
@@ -319,13 +335,19 @@ class RocksEngine:
             write_identity(self._path, stored)
         elif read_node_id(self._path) != stored.hex():
             raise SuspectStore(f"{self._path / IDENTITY_FILE} belongs to another store: {REPLACE_HINT}")
-        inode = identity_inode(self._path) or b""
-        self._report = read_report(lambda key: self.get(Family.META, key), boot_id=boot_id, directory=inode)
-        self._write_durably(
-            [*opening_puts(self._report, boot_id=boot_id, directory=inode), (Family.META, META_NODE_ID, stored)]
-        )
+        inode, run = identity_inode(self._path) or b"", os.urandom(_RUN_SIZE_BYTES)
+        report = read_report(
+            lambda key: self.get(Family.META, key), boot_id=boot_id, directory=inode, statement=statement,
+            sequence=self._sequence(),
+        )  # fmt: skip
+        self._write_durably([
+            *opening_puts(report, boot_id=boot_id, directory=inode, run=run), (Family.META, META_NODE_ID, stored),
+        ])  # fmt: skip
+        problem = self._witness.begin(Statement(boot_id, stored.hex(), run, self._sequence(), refused=report.refused))
+        self._report = replace(report, doubt=report.doubt or problem)
 
     def _release(self) -> None:
+        self._witness.close()
         # Iterators and family handles alike keep the database locked after close.
         for scan in list(self._scans):
             scan.release()
@@ -353,8 +375,9 @@ class RocksEngine:
         if self._poison is not None:
             return
         # The mark before the word: whoever hears of the failure may end the process at once. Best effort, for the disk is
-        # failing; without the file the next start only sees an unclean stop.
+        # failing; without the file the kernel remembers it, and after a reboot an unclean stop is not trusted anyway.
         if is_suspect:
+            self._witness.accuse()
             with contextlib.suppress(OSError):
                 mark_suspect(self._path, error.message)
         self._poison = error.message
@@ -363,6 +386,18 @@ class RocksEngine:
         if self._poison is not None:
             return SyncFailed(f"the engine is poisoned until restart: {self._poison}")
         return StorageError("the engine is closed")
+
+
+def _recall(directory: Path, witness: FileWitness, boot_id: str) -> Statement | None:
+    """Return what this kernel remembers of the store in a directory; `SuspectStore` if that is a failed write."""
+    statement = witness.recall()
+    if statement is None or not (directory / IDENTITY_FILE).exists():
+        return None
+    if not statement.is_of(boot_id=boot_id, store=read_node_id(directory)):
+        return None
+    if statement.is_suspect:
+        raise SuspectStore(f"{directory} had a failed write to disk, and could not be marked: {REPLACE_HINT}")
+    return statement
 
 
 def _is_no_space(error: Exception) -> bool:

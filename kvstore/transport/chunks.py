@@ -18,10 +18,10 @@ PART_OVERHEAD_BYTES = 256
 """What a list, its place in the dictionary and a bytes object take at most, besides the bytes."""
 
 
-def split(body: bytes) -> Iterator[bytes]:
+def split(body: bytes, size_bytes: int = CHUNK_SIZE_BYTES_MAX) -> Iterator[bytes]:
     """Yield the pieces of a body; all but the last are PARTs. A small body is one piece."""
-    for start in range(0, max(len(body), 1), CHUNK_SIZE_BYTES_MAX):
-        yield body[start : start + CHUNK_SIZE_BYTES_MAX]
+    for start in range(0, max(len(body), 1), size_bytes):
+        yield body[start : start + size_bytes]
 
 
 class Reassembly:

@@ -16,6 +16,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
+from kvstore.chaos import CALM, Chaos, Point, Probe
 from kvstore.limits import FRAME_OPERATIONS_MAX, FRAME_SIZE_BYTES_TARGET
 from kvstore.transport.frames import encode_frame
 
@@ -36,16 +37,19 @@ class Coalescer:
     company until it holds one in `company` of them. `poke` it when that number went down.
     """
 
-    __slots__ = ("_armed", "_bytes", "_company", "_count", "_header", "_loop", "_pending", "_quiet", "_seen", "_send", "_since",
-                 "_timer", "_unanswered", "frames_sent", "operations_sent")  # fmt: skip
+    __slots__ = ("_armed", "_bytes", "_chaos", "_company", "_count", "_count_max", "_header", "_loop", "_pending", "_quiet",
+                 "_quiet_checks", "_seen", "_send", "_since", "_timer", "_unanswered", "frames_sent",
+                 "operations_sent")  # fmt: skip
 
     def __init__(
         self, send: Callable[[bytes], None], header: Callable[[], list[Any]], *,
-        unanswered: Callable[[], int] | None = None, company: int = 1,
+        unanswered: Callable[[], int] | None = None, company: int = 1, chaos: Chaos = CALM,
     ) -> None:  # fmt: skip
         self._loop = asyncio.get_running_loop()
         self._send, self._header = send, header
-        self._unanswered, self._company = unanswered, company
+        self._unanswered, self._company, self._chaos = unanswered, company, chaos
+        self._count_max = chaos.pick(Point.FRAME_TINY, FRAME_OPERATIONS_MAX, 1, 2)
+        self._quiet_checks = chaos.pick(Point.FRAME_HELD, QUIET_CHECKS, 0, 40)
         self._pending: list[Any] = []
         self._count = self._bytes = self._seen = self._quiet = 0
         self._armed, self._since = False, 0.0
@@ -57,7 +61,7 @@ class Coalescer:
         self._pending += operation
         self._count += 1
         self._bytes += size_bytes + _OVERHEAD_BYTES
-        if self._bytes >= FRAME_SIZE_BYTES_TARGET or self._count >= FRAME_OPERATIONS_MAX:
+        if self._bytes >= FRAME_SIZE_BYTES_TARGET or self._count >= self._count_max:
             self.flush()
         elif not self._armed and (self._timer is None or self._has_company()):
             self._arm()
@@ -93,11 +97,12 @@ class Coalescer:
             self._quiet += 1
         else:
             self._seen, self._quiet = self._count, 0
-        if self._quiet < QUIET_CHECKS and self._loop.time() - self._since <= HOLD_S_MAX:
+        if self._quiet < self._quiet_checks and self._loop.time() - self._since <= HOLD_S_MAX:
             self._loop.call_soon(self._check)
             return
         self._armed = False
         if self._has_company():
             self.flush()
         elif self._timer is None and self._pending:
+            self._chaos.hit(Probe.WAITED_FOR_COMPANY)
             self._timer = self._loop.call_later(COMPANY_S_MAX, self.flush)

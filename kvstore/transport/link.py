@@ -16,9 +16,10 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+from kvstore.chaos import CALM, Chaos, Point, Probe
 from kvstore.env import Connection, Transport
 from kvstore.errors import (
     CoordinatorLost,
@@ -60,6 +61,7 @@ class LinkOptions:
     dead_beats: int = 12
     sweep_s: float = 0.02
     company: int = 3
+    in_flight_max: int = INFLIGHT_PER_LINK_MAX
 
 
 class Link:
@@ -68,9 +70,9 @@ class Link:
 
     def __init__(
         self, *, transport: Transport, address: str, hello: Callable[[], Hello], rng: random.Random,
-        on_event: Callable[[Link], None] | None = None, options: LinkOptions | None = None,
+        on_event: Callable[[Link], None] | None = None, options: LinkOptions | None = None, chaos: Chaos = CALM,
     ) -> None:  # fmt: skip
-        self.address, self.options = address, options or LinkOptions()
+        self.address, self.options, self._chaos = address, _disturbed(options or LinkOptions(), chaos), chaos
         self.is_up = False
         self.refused: KVStoreError | None = None
         self.refusal: KVStoreError | None = None
@@ -85,6 +87,8 @@ class Link:
         self._connection: Connection | None = None
         self._coalescer: Coalescer | None = None
         self._parts = Reassembly()
+        self._in_flight_max = self.options.in_flight_max
+        self._chunk_bytes = chaos.pick(Point.CHUNK_SMALL, CHUNK_SIZE_BYTES_MAX, 300, 4_000)
         self._task: asyncio.Task[None] | None = None
         self._changed, self._lost = asyncio.Event(), asyncio.Event()
         self._sweeping = self._heard = False
@@ -120,7 +124,8 @@ class Link:
         coalescer, connection = self._coalescer, self._connection
         if coalescer is None or connection is None or not self.is_up:
             raise Unavailable(f"no connection to {self.address}: {self.last_error}")
-        if len(self._waiting) >= INFLIGHT_PER_LINK_MAX or connection.backlog_bytes > CONNECTION_BACKLOG_BYTES_MAX:
+        if len(self._waiting) >= self._in_flight_max or connection.backlog_bytes > CONNECTION_BACKLOG_BYTES_MAX:
+            self._chaos.hit(Probe.LINK_FULL)
             raise Overloaded(f"too much in flight to {self.address}", retry_after_s=0.05, in_flight=len(self._waiting))
         return coalescer
 
@@ -130,8 +135,9 @@ class Link:
         remaining_ms = int((deadline - self._loop.time()) * 1000)
         self._last_id = operation_id = self._last_id + 1
         self._waiting[operation_id] = (deadline, waiter)
-        if len(body) > CHUNK_SIZE_BYTES_MAX:
-            *parts, body = split(body)
+        if len(body) > self._chunk_bytes:
+            self._chaos.hit(Probe.CHUNKED_REQUEST)
+            *parts, body = split(body, self._chunk_bytes)
             for part in parts:
                 coalescer.add((operation_id, int(Verb.PART), 0, 0, b"", part), len(part))
         if remaining_ms < 0:
@@ -148,6 +154,7 @@ class Link:
         if self._sweeping:  # before the callbacks: none of them can end the sweep
             self._loop.call_later(self.options.sweep_s, self._sweep)
         if expired:
+            self._chaos.hit(Probe.OPERATION_TIMED_OUT)
             error = error_to_wire(Timeout(f"no answer from {self.address} before the deadline"))
             for operation_id in expired:
                 entry = self._waiting.pop(operation_id, None)  # an earlier callback may have closed the link
@@ -191,8 +198,10 @@ class Link:
                 entry = waiting.get(operation_id)
             else:
                 entry = waiting.pop(operation_id, None)
-            if entry is not None:  # else its deadline passed before
+            if entry is not None:
                 _answer(entry[1], status, body)
+            elif operation_id:  # its deadline passed before (no operation has number 0: Point.REPLY_DROPPED)
+                self._chaos.hit(Probe.REPLY_TOO_LATE)
         if self._coalescer is not None:
             self._coalescer.poke()
 
@@ -204,6 +213,7 @@ class Link:
         self._notify()
 
     def _refused(self, error: KVStoreError) -> None:
+        self._chaos.hit(Probe.LINK_REFUSED)
         if not error.retryable and not isinstance(error, DecodeError):  # a damaged frame costs its connection, not the link
             self.refused = error
         self.refusal, self.last_error = error, str(error)
@@ -291,8 +301,9 @@ class Link:
     def _accept(self, connection: Connection) -> _Incoming:
         self._connection = connection
         self._coalescer = Coalescer(
-            connection.send, _request_header, unanswered=self._waiting.__len__, company=self.options.company
-        )
+            connection.send, _request_header, unanswered=self._waiting.__len__, company=self.options.company,
+            chaos=self._chaos,
+        )  # fmt: skip
         self._parts = Reassembly()
         return _Incoming(self, connection)
 
@@ -301,15 +312,23 @@ class Link:
             if self._loop.time() - started > self.options.connect_timeout_s:
                 self._disconnect(Unavailable("the peer accepted the connection but did not greet"))
             return
+        if self._chaos.fires(Point.LINK_DROPPED):
+            self._disconnect(Unavailable("the connection was lost"))
+            return
         self._silent_beats = 0 if self._heard else self._silent_beats + 1
         if self._heard and not self.is_up:
+            self._chaos.hit(Probe.LINK_REVIVED)
             self.is_up = True
             self._changed.set()
             self._notify()
         elif self._silent_beats >= self.options.dead_beats:
+            self._chaos.hit(Probe.LINK_DEAD)
             self._disconnect(Unavailable("the peer has been silent too long"))
             return
-        elif self._silent_beats >= self.options.suspect_beats and self.is_up:
+        elif self.is_up and (
+            self._silent_beats >= self.options.suspect_beats or self._chaos.fires(Point.LINK_SUSPECT_EARLY)
+        ):
+            self._chaos.hit(Probe.LINK_SUSPECT)
             self.is_up, self.last_error = False, "suspect: it does not answer"
             self._notify()
         if self._silent_beats and self._coalescer is not None:
@@ -337,6 +356,7 @@ class Link:
         waiting = list(self._waiting.values())
         self._waiting.clear()  # the same dict: a frame of replies that is being handled right now must see it empty
         if waiting:
+            self._chaos.hit(Probe.OPERATION_LOST)
             lost = error_to_wire(CoordinatorLost(f"the connection to {self.address} broke: {self.last_error}"))
             for _, waiter in waiting:
                 self._loop.call_soon(_answer, waiter, Status.ERROR, lost)
@@ -364,6 +384,16 @@ class _Incoming:
 
     def connection_closed(self, error: Exception | None) -> None:
         self._link._connection_closed(self._connection, error)
+
+
+def _disturbed(options: LinkOptions, chaos: Chaos) -> LinkOptions:
+    if chaos.is_calm:
+        return options
+    return replace(
+        options, heartbeat_s=chaos.pick(Point.HEARTBEAT_FAST, options.heartbeat_s, 0.05, 0.15),
+        company=chaos.pick(Point.FRAME_COMPANY, options.company, 1, 50),
+        backoff_s_min=chaos.pick(Point.RECONNECT_LATE, options.backoff_s_min, options.backoff_s_max / 2),
+    )  # fmt: skip
 
 
 def _answer(waiter: _Waiter, status: int, body: bytes) -> None:

@@ -13,6 +13,7 @@ import asyncio
 from collections.abc import Iterator
 from typing import Any, Protocol
 
+from kvstore.chaos import CALM, Chaos, Point, Probe
 from kvstore.env import Connection
 from kvstore.errors import DecodeError, KVStoreError, ProtocolMismatch, error_to_wire
 from kvstore.limits import CHUNK_SIZE_BYTES_MAX
@@ -49,11 +50,13 @@ class Service(Protocol):
 class Session:
     """One accepted connection. `hello` is the peer's, once it spoke."""
 
-    __slots__ = ("_coalescer", "_connection", "_is_refused", "_open", "_parts", "_service", "hello")
+    __slots__ = ("_chaos", "_chunk_bytes", "_coalescer", "_connection", "_is_refused", "_open", "_parts", "_service",
+                 "hello")  # fmt: skip
 
-    def __init__(self, connection: Connection, service: Service) -> None:
-        self._connection, self._service = connection, service
-        self._coalescer = Coalescer(connection.send, self._header)
+    def __init__(self, connection: Connection, service: Service, *, chaos: Chaos = CALM) -> None:
+        self._connection, self._service, self._chaos = connection, service, chaos
+        self._coalescer = Coalescer(connection.send, self._header, chaos=chaos)
+        self._chunk_bytes = chaos.pick(Point.CHUNK_SMALL, CHUNK_SIZE_BYTES_MAX, 300, 4_000)
         self._parts = Reassembly()
         self._open = self._is_refused = False
         self.hello: Hello | None = None
@@ -62,6 +65,11 @@ class Session:
     def peer(self) -> str:
         """Address of the other side, for messages."""
         return self._connection.peer
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the peer was admitted and is still there."""
+        return self._open
 
     def welcome(self, ours: Hello) -> None:
         """Admit the peer: from now on its requests are handled. Without effect once it was refused."""
@@ -78,8 +86,9 @@ class Session:
 
     def reply(self, operation_id: int, status: int, body: bytes) -> None:
         """Queue one reply; a body too large for a frame goes in chunks. Dropped if the connection is gone."""
-        if len(body) > CHUNK_SIZE_BYTES_MAX:
-            *parts, body = split(body)
+        if len(body) > self._chunk_bytes:
+            self._chaos.hit(Probe.CHUNKED_REPLY)
+            *parts, body = split(body, self._chunk_bytes)
             for part in parts:
                 self._coalescer.add((operation_id, int(Status.PART), part), len(part))
         self._coalescer.add((operation_id, status, body), len(body))

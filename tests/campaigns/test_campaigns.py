@@ -86,7 +86,7 @@ def test_a_dot_that_names_two_values_is_noticed() -> None:
 def _state(key: StorageKey, value: bytes) -> DVVSet:
     operation_id = OperationId(value * 16)
     sibling = Sibling(ACTOR, 1, HlcTimestamp(1), HlcTimestamp(0), operation_id, value)
-    return DVVSet({ACTOR: 1}, (sibling,), (Operation(operation_id, value_hash(value, 0), ACTOR, 1),))
+    return DVVSet({ACTOR: 1}, (sibling,), (Operation(HlcTimestamp(1), operation_id, value_hash(value, 0), ACTOR, 1),))
 
 
 def test_a_log_is_cut_to_what_the_last_successful_fdatasync_covered(tmp_path: Path) -> None:

@@ -88,7 +88,7 @@ def test_a_put_with_an_older_time_loses_and_says_so() -> None:
     assert lost
     assert [s.value for s in after.siblings] == [b"new"]
     assert after.vector == {actor_of(1): 1, actor_of(2): 1}
-    assert [o.operation_id for o in after.operations] == [operation_id(1), operation_id(2)]
+    assert [o.operation_id for o in after.operations] == [operation_id(2), operation_id(1)], "by time"
 
 
 def test_a_tombstone_wins_by_the_same_rule() -> None:

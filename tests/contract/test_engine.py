@@ -20,7 +20,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from kvstore.errors import Corruption, DataDirectoryInUse, StorageError
+from kvstore.errors import Corruption, DataDirectoryInUse, StorageError, SuspectStore, SyncFailed
 from kvstore.storage.engine import Engine, Family, Put
 from kvstore.storage.identity import META_EPOCHS_RETIRE
 from kvstore.storage.memory import MemoryDisk, MemoryEngine
@@ -52,6 +52,18 @@ class Store(Protocol):
     async def copy(self) -> Store:
         """Stop the store cleanly and return a copy of its directory."""
 
+    def snapshot(self) -> None:
+        """Remember the disk as it is now, with what is not synced or without."""
+
+    async def roll_back(self) -> None:
+        """End the process and put the disk back to the snapshot, block by block: not even an inode differs."""
+
+    async def lose_mark(self) -> None:
+        """Let a sync fail and its mark be lost, as a file system does that became read-only; end the process."""
+
+    def lose_witness(self) -> None:
+        """Take the memory of this machine away: its run directory is gone, and cannot be made."""
+
 
 class MemoryStore:
     def __init__(self, disk: MemoryDisk | None = None) -> None:
@@ -81,20 +93,34 @@ class MemoryStore:
         await self.engine.close(clean=True)
         return MemoryStore(self.disk.copy())
 
+    def snapshot(self) -> None:
+        self.image = self.disk.copy(is_block_level=True)
+
+    async def roll_back(self) -> None:
+        self.disk.crash()
+        self.image.witness, self.disk = self.disk.witness, self.image
+
+    async def lose_mark(self) -> None:
+        self.disk.fail_sync_after(0)
+        with pytest.raises(SyncFailed):
+            await self.engine.sync()
+        self.disk.fail_sync_after(1_000)
+        self.disk.crash()
+        self.disk.is_suspect = False
+
+    def lose_witness(self) -> None:
+        self.disk.witness.is_missing = True
+
 
 class RocksStore:
-    def __init__(self, root: Path, generation: int = 0) -> None:
-        self.root = root
-        self.generation = generation
+    def __init__(self, root: Path, run_directory: Path | None = None) -> None:
+        self.root, self.path = root, root / "data"
+        self.run_directory = run_directory or root / "run"
         self.log_sizes: dict[str, int] = {}
         self.engine: Engine
 
-    @property
-    def path(self) -> Path:
-        return self.root / str(self.generation)
-
     def open(self, boot_id: str = "boot-1") -> Engine:
-        self.engine = RocksEngine.open(self.path, boot_id=boot_id, options=OPTIONS)
+        self.engine = RocksEngine.open(self.path, boot_id=boot_id, options=OPTIONS, run_directory=self.run_directory)
         self.synced()
         return self.engine
 
@@ -108,17 +134,35 @@ class RocksStore:
         await self._leave(kept)
 
     async def _leave(self, kept: float) -> None:
-        """Move on to a directory that looks as this one did at the moment of the crash."""
-        before, safe = self.path, self.log_sizes
-        self.generation += 1
-        copy_while_open(before, self.path)
-        for log in (self.path / "db").glob("*.log"):
-            size, safe_size = log.stat().st_size, safe.get(log.name, 0)
+        """Let the directory look as it did at the moment of the crash."""
+        self.snapshot()
+        for log in (self.root / "image" / "db").glob("*.log"):
+            size, safe_size = log.stat().st_size, self.log_sizes.get(log.name, 0)
             os.truncate(log, safe_size + int((size - safe_size) * kept))
+        await self.roll_back()
+
+    def snapshot(self) -> None:
+        image = self.root / "image"
+        shutil.rmtree(image, ignore_errors=True)
+        copy_while_open(self.path, image)
         # A link, not a copy: after a crash the IDENTITY file is the same file.
-        (self.path / "IDENTITY").unlink()
-        os.link(before / "IDENTITY", self.path / "IDENTITY")
+        (image / "IDENTITY").unlink()
+        os.link(self.path / "IDENTITY", image / "IDENTITY")
+
+    async def roll_back(self) -> None:
         await self.engine.close(clean=False)
+        shutil.rmtree(self.path)
+        (self.root / "image").rename(self.path)
+
+    async def lose_mark(self) -> None:
+        assert isinstance(self.engine, RocksEngine)
+        self.engine._poisoned_by(StorageError("IO error: injected"), is_suspect=True)
+        await self.engine.close(clean=False)
+        (self.path / "SUSPECT").unlink()
+
+    def lose_witness(self) -> None:
+        shutil.rmtree(self.run_directory)
+        self.run_directory.write_text("in the way")
 
     async def rot(self) -> None:
         await self.engine.close(clean=True)
@@ -128,7 +172,7 @@ class RocksStore:
 
     async def copy(self) -> RocksStore:
         await self.engine.close(clean=True)
-        made = RocksStore(self.root / "copy")
+        made = RocksStore(self.root / "copy", self.run_directory)
         shutil.copytree(self.path, made.path)
         return made
 
@@ -433,6 +477,100 @@ async def test_without_a_boot_id_no_start_is_taken_for_the_same_boot(store: Stor
     await store.kill()
 
     assert store.open("").report.history_may_be_missing
+
+
+# --------------------------------------------------------------------------------------------------------- the witness
+
+
+async def test_a_disk_put_back_under_the_same_kernel_has_a_history_missing(store: Store) -> None:
+    """Whatever of the run is gone, synced or only applied (others may have been sent it): reported until epochs retired."""
+    store.engine.apply([(DATA, b"k", b"old")])
+    await store.engine.sync()
+    store.snapshot()
+    store.engine.apply([(DATA, b"k", b"new")])
+
+    await store.roll_back()
+    first = store.open()
+    value = first.get(DATA, b"k")
+    await store.kill()
+    second = store.open().report
+
+    assert value == b"old"
+    assert (first.report.clean, first.report.same_boot, first.report.is_rolled_back) == (False, False, True)
+    assert first.report.history_may_be_missing and "went back" in first.report.doubt
+    assert second.history_may_be_missing
+
+
+async def test_a_disk_put_back_to_a_clean_stop_is_not_whole_while_the_kernel_remembers_a_later_run(store: Store) -> None:
+    """The mark is of the past; the witness of the killed run knows better."""
+    await store.engine.close(clean=True)
+    store.snapshot()
+    store.open()
+    await store.roll_back()
+
+    report = store.open().report
+
+    assert report.clean and report.is_rolled_back and report.history_may_be_missing
+
+
+async def test_nothing_applied_in_vain_is_taken_for_loss(store: Store) -> None:
+    """Kill after kill: batches, deletes and ranges, synced or not, leave nothing to doubt."""
+    for number in range(5):
+        store.engine.apply([(DATA, b"a%d" % number, b"1"), (META, b"a", b"1"), (DATA, b"b", None)])
+        store.engine.apply([])
+        if number % 2:
+            await store.engine.sync()
+        store.engine.delete_range(DATA, b"a0", b"a1")
+        await store.kill()
+        report = store.open().report
+        assert (report.same_boot, report.is_rolled_back, report.doubt) == (True, False, "")
+
+
+async def test_a_failed_sync_is_remembered_even_if_its_mark_was_lost(store: Store) -> None:
+    """While the kernel lives the store does not open; after a reboot it does, with a history that may be missing."""
+    await store.lose_mark()
+
+    for _ in range(2):
+        with pytest.raises(SuspectStore):
+            store.open()
+    report = store.open("boot-2").report
+
+    assert report.history_may_be_missing and not report.same_boot
+
+
+async def test_without_a_witness_a_kill_counts_as_loss_and_opening_goes_well(store: Store) -> None:
+    """Other user, other container, no shared memory: the safe side, and the report says why. A clean stop is still clean."""
+    store.lose_witness()
+    await store.kill()
+    killed = store.open().report
+    store.engine.apply([(Family.META, META_EPOCHS_RETIRE, None)])
+    await store.engine.close(clean=True)
+    stopped = store.open().report
+
+    assert killed.history_may_be_missing and not killed.is_rolled_back and killed.doubt
+    assert not store.engine.remember_refusal(b"no memory")
+    assert not stopped.history_may_be_missing and "run" in stopped.doubt
+
+
+async def test_a_refusal_is_remembered_until_the_kernel_restarts(store: Store) -> None:
+    """Through kills and even a clean stop; another boot has forgotten it; an empty one takes it back."""
+    assert store.engine.report.refused == b""
+    assert store.engine.remember_refusal(b"S you are stale")
+    await store.kill()
+    after_kill = store.open().report.refused
+    await store.engine.close(clean=True)
+    after_stop = store.open().report.refused
+    store.engine.remember_refusal(b"")
+    await store.kill()
+    taken_back = store.open().report.refused
+    store.engine.remember_refusal(b"again")
+    await store.kill()
+
+    assert (after_kill, after_stop, taken_back) == (b"S you are stale", b"S you are stale", b"")
+    assert store.open("boot-2").report.refused == b""
+
+
+# --------------------------------------------------------------------------------------------------- copies and locks
 
 
 async def test_a_copied_directory_is_reported_until_its_epochs_are_retired(store: Store) -> None:

@@ -10,6 +10,7 @@ from hypothesis import settings
 
 import tests.contract.test_engine as suite
 from jepsen_lite.sim.disk import SimDisk
+from kvstore.errors import SyncFailed
 from kvstore.storage.engine import Engine
 
 globals().update({name: test for name, test in vars(suite).items() if name.startswith("test_")})
@@ -46,6 +47,23 @@ class SimStore:
         made = SimDisk("copy")
         made.restore(self.disk.snapshot(), is_block_level=False)
         return SimStore(made)
+
+    def snapshot(self) -> None:
+        self.image = self.disk.snapshot()
+
+    async def roll_back(self) -> None:
+        self.disk.kill()
+        self.disk.restore(self.image, is_block_level=True)
+
+    async def lose_mark(self) -> None:
+        self.disk.trouble.is_mark_lost = True
+        self.disk.fail_next_sync()
+        with pytest.raises(SyncFailed):
+            await self.engine.sync()
+        self.disk.kill()
+
+    def lose_witness(self) -> None:
+        self.disk.witness.is_missing = True
 
 
 @pytest.fixture

@@ -149,8 +149,8 @@ def test_a_disk_that_fails_every_sync_does_not_open_either() -> None:
     on_loop(main)
 
 
-def test_if_even_the_mark_cannot_be_written_the_next_start_sees_only_an_unclean_stop() -> None:
-    """And what was in the page cache may be gone under the same kernel: `rocksdb.py` calls the mark best effort."""
+def test_if_even_the_mark_cannot_be_written_the_machine_remembers_it_until_it_restarts() -> None:
+    """Then the next start sees only an unclean stop, and what was in the page cache may be gone."""
 
     async def main() -> None:
         outcomes = set()
@@ -163,8 +163,10 @@ def test_if_even_the_mark_cannot_be_written_the_next_start_sees_only_an_unclean_
             with pytest.raises(SyncFailed):
                 await engine.sync()
             disk.kill()
-            engine = disk.open()
-            assert not engine.report.clean and engine.report.same_boot
+            with pytest.raises(SuspectStore):
+                disk.open()
+            engine = disk.open(boot_id="boot 2")
+            assert engine.report.history_may_be_missing
             outcomes.add(engine.get(DATA, A))
         assert outcomes == {None, b"1"}
 

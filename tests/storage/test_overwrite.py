@@ -60,9 +60,9 @@ def test_the_short_way_is_taken_by_a_plain_overwrite() -> None:
 
 
 def test_a_retry_is_left_to_the_general_way() -> None:
-    """An operation id that is not newer than the last one may be a duplicate."""
+    """An operation that the record remembers, and one whose time is not later than all of these."""
     first, _ = update_lww(EMPTY, sibling(EMPTY, ACTORS[0], 5, 1, False, b"v"), value_hash(b"v", 0))
 
-    for operation in (5, 4):
-        new = sibling(first, ACTORS[0], operation, 2, False, b"v")
+    for operation, hlc in ((5, 2), (6, 1)):
+        new = sibling(first, ACTORS[0], operation, hlc, False, b"v")
         assert replaced(view_record(encode_record(KEY, first)), new, value_hash(b"v", 0)) is None

@@ -475,9 +475,9 @@ def test_a_path_that_cannot_be_a_directory_is_a_configuration_error(tmp_path: Pa
 
 async def test_the_kernel_boot_id_is_read_by_default(tmp_path: Path) -> None:
     """A second start in this boot knows that it is one."""
-    await RocksEngine.open(tmp_path, options=NO_WATERMARK).close(clean=False)
+    await RocksEngine.open(tmp_path / "data", options=NO_WATERMARK, run_directory=tmp_path / "run").close(clean=False)
 
-    engine = RocksEngine.open(tmp_path, options=NO_WATERMARK)
+    engine = RocksEngine.open(tmp_path / "data", options=NO_WATERMARK, run_directory=tmp_path / "run")
     await engine.close(clean=False)
 
     assert engine.report.same_boot is (sys.platform == "linux")

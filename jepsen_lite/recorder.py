@@ -1,0 +1,294 @@
+"""One client process of a run: performs operations with every kind of context, and writes down what it asked and was told.
+
+    workload ─ put(k, FOREIGN) ─► Recorder ─► AsyncBucket ─► cluster
+                                     │ └─ Board: what the other recorders know newest, which objects were touched
+                                     ▼
+                                  History: invoke, then ok | fail | info        Trace        FaultAtlas: acknowledged copies
+
+    FRESH    reads first                     STALE      the oldest context it still keeps of the object
+    OWN      from its own write's reply      FOREIGN    the newest one of another recorder, with what that one was shown
+    BLIND    none                            MISSING, OTHER_KEY    must be refused
+
+Invariants
+  1. Every written value is unique: `process:counter`. A process has one operation under way.
+  2. An indefinite error retires the process: another number, nothing remembered, a client of its own (`name.life`, so that no
+     stream of random numbers, and with it no operation id, ever repeats).
+  3. `shown` is what the client that got the context was shown by it, never what the context's bytes say.
+  4. A read that failed is `fail`, whatever failed: it changed nothing.
+  5. In a run whose network doubles requests (`NetworkSwarm.doubles_requests`) a definite failure is `info`: the first copy
+     may be refused, as its asker is told, and a late second one be accepted. A context that can never be accepted is the
+     exception: every copy of it is refused.
+
+A grow-only set is a register whose siblings are united: an add writes everything its context had shown, and one element more.
+Source: Jepsen's clients; `reliability` 3b and 3.6; kv679_eqc's contexts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter, deque
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import Any, Final, NamedTuple, TypeVar
+
+from jepsen_lite.checkers.verdict import Broken, Violation
+from jepsen_lite.history import REFUSED, ContextKind, F, History, Kind, Op, OpType, text_of
+from jepsen_lite.sim.processes import ProcessDied
+from jepsen_lite.workloads.board import BUCKET, DEFAULT, Board, Counts, Known, RecordingWorld, Target
+from jepsen_lite.workloads.payload import payload, shown_as
+from kvstore.client.bucket import AsyncBucket
+from kvstore.client.consistency import Consistency
+from kvstore.client.results import OMITTED, GetResult, Omitted, PutResult
+from kvstore.errors import InvalidContext, KVStoreError
+from kvstore.ids import ObjectType
+
+__all__ = ["BUCKET", "Board", "Counts", "Known", "Recorder", "RecordingWorld", "Target", "set_elements"]
+
+T = TypeVar("T")
+KNOWN_MAX: Final = 4
+"""Contexts kept of each object: the oldest one is a few writes behind by the time it is used."""
+PATIENCE_S: Final = 30.0
+"""Beyond its own deadline a client must have answered. It has not only if its process is dead, paused or starved."""
+
+
+class _Given(NamedTuple):
+    """The context of a write as it is sent, and as it is recorded."""
+
+    kind: ContextKind
+    sent: bytes | Omitted | None
+    shown: tuple[str, ...] = ()
+
+    @property
+    def recorded(self) -> bytes | None:
+        return bytes(self.sent) if isinstance(self.sent, bytes) else None
+
+
+class Recorder:
+    """A client called `name`. Operations return how they ended, or None if there was no context to do them with."""
+
+    def __init__(
+        self, world: RecordingWorld, history: History, board: Board, name: str, *, timeout_s: float = 1.5,
+        attempt_timeout_s: float = 0.4,
+    ) -> None:  # fmt: skip
+        self.name, self.board, self.ops = name, board, 0
+        self._world, self._history = world, history
+        self._timeout_s, self._attempt_timeout_s = timeout_s, attempt_timeout_s
+        self._lives = 0
+        self._outcome = OpType.OK
+        """How the last operation ended that was not answered."""
+        self._begin_life()
+
+    def _begin_life(self) -> None:
+        self._lives += 1
+        self._process, self._written = self._history.new_process(), 0
+        self._known: dict[Target, deque[Known]] = {}
+        self._client = self._world.open_client(
+            f"{self.name}.{self._lives}", timeout=self._timeout_s, attempt_timeout=self._attempt_timeout_s
+        )
+        self._buckets: dict[ObjectType, AsyncBucket[bytes]] = {
+            kind: self._client.bucket(BUCKET, type=bytes, object_type=kind)
+            for kind in (ObjectType.REGISTER, ObjectType.LWW)
+        }
+
+    @property
+    def process(self) -> int:
+        """The number of the process that it is now."""
+        return self._process
+
+    def now_s(self) -> float:
+        """Return the time of the run."""
+        return self._world.loop.time()
+
+    def known(self, target: Target) -> Known | None:
+        """Return the newest context it has of the object."""
+        kept = self._known.get(target)
+        return kept[-1] if kept else None
+
+    async def close(self) -> None:
+        """End the client. The recorder is of no use afterwards."""
+        await self._world.close_client(self._client)
+
+    # --- operations -------------------------------------------------------------------------------------------------
+
+    async def get(self, target: Target, *, counts: Counts = DEFAULT, timeout_s: float | None = None) -> OpType:
+        """Read an object (a set: its elements) and keep the context."""
+        f = F.READ if target.kind is Kind.SET else F.GET
+        return await self._read(f, target, r=counts.r, timeout_s=timeout_s)
+
+    async def final(self, target: Target, *, replicas: int | None = None, timeout_s: float | None = None) -> OpType:
+        """Read an object from all its replicas, after the run; from `replicas` of them if the others are gone for good."""
+        return await self._read(F.FINAL, target, r=replicas or Consistency.ALL, timeout_s=timeout_s)
+
+    async def put(
+        self, target: Target, how: ContextKind, *, size_bytes: int = 0, counts: Counts = DEFAULT, timeout_s: float | None = None,
+    ) -> OpType | None:  # fmt: skip
+        """Write a new value with a context of that kind; where there is none of it yet, with a fresh one."""
+        given = await self._give(target, how)
+        if given is None:
+            return None
+        value = self._unique()
+        raw = payload(value, size_bytes)
+        return await self._write(F.PUT, target, given, value, (value,), counts, timeout_s, lambda: self._bucket(target).put(
+            target.key, raw, context=given.sent, w=counts.w, dw=counts.dw, pw=counts.pw, timeout=timeout_s,
+        ))  # fmt: skip
+
+    async def delete(
+        self, target: Target, how: ContextKind, *, counts: Counts = DEFAULT, timeout_s: float | None = None
+    ) -> OpType | None:
+        """Delete what the context has seen. BLIND lets the client read for itself, and nobody knows what it saw."""
+        given = await self._give(target, how)
+        if given is None:
+            return None
+        return await self._write(F.DELETE, target, given, None, (), counts, timeout_s, lambda: self._bucket(target).delete(
+            target.key, context=given.sent, w=counts.w, dw=counts.dw, pw=counts.pw, timeout=timeout_s,
+        ))  # fmt: skip
+
+    async def add(self, target: Target, how: ContextKind, *, counts: Counts = DEFAULT) -> OpType | None:
+        """Add a new element to a set: write what the context has shown, and the element."""
+        given = await self._give(target, how)
+        if given is None:
+            return None
+        element = self._unique()
+        together = (*dict.fromkeys(given.shown), element)
+        return await self._write(F.ADD, target, given, element, together, counts, None, lambda: self._bucket(target).put(
+            target.key, " ".join(together).encode(), context=given.sent, w=counts.w, dw=counts.dw, pw=counts.pw,
+        ))  # fmt: skip
+
+    # --- contexts ---------------------------------------------------------------------------------------------------
+
+    async def _give(self, target: Target, how: ContextKind) -> _Given | None:
+        if how is ContextKind.BLIND:
+            return _Given(how, OMITTED)
+        if how is ContextKind.MISSING:
+            return _Given(how, None)
+        if how is ContextKind.OTHER_KEY:
+            other = next((kept[-1] for of, kept in reversed(self._known.items()) if of != target), None)
+            return None if other is None else _Given(how, other.context)
+        found = self._find(target, how)
+        if found is not None:
+            return _Given(how, found.context, found.shown)
+        if await self.get(target) is not OpType.OK:
+            return None
+        fresh = self._known[target][-1]
+        return _Given(ContextKind.FRESH, fresh.context, fresh.shown)
+
+    def _find(self, target: Target, how: ContextKind) -> Known | None:
+        kept = self._known.get(target, ())
+        if how is ContextKind.STALE:
+            return next(iter(kept), None)
+        if how is ContextKind.OWN:
+            return next((known for known in reversed(kept) if known.is_own), None)
+        if how is ContextKind.FOREIGN:
+            posted = self.board.newest.get(target, {})
+            return next((known for name, known in reversed(posted.items()) if name != self.name), None)
+        return None
+
+    def _remember(self, target: Target, known: Known) -> None:
+        self._known.setdefault(target, deque(maxlen=KNOWN_MAX)).append(known)
+        posted = self.board.newest.setdefault(target, {})
+        posted.pop(self.name, None)  # so that the newest is the last
+        posted[self.name] = known
+
+    def _unique(self) -> str:
+        self._written += 1
+        return f"{self._process}:{self._written}"
+
+    def _bucket(self, target: Target) -> AsyncBucket[bytes]:
+        return self._buckets[target.object_type]
+
+    # --- asking and writing down ------------------------------------------------------------------------------------
+
+    async def _read(self, f: F, target: Target, *, r: int | None, timeout_s: float | None) -> OpType:
+        op = self._invoke(f, target, r=None if r is None else int(r))
+        result = await self._ask(op, lambda: self._bucket(target).get(target.key, r=r, timeout=timeout_s), timeout_s)
+        if result is None:
+            return self._outcome
+        values = _values_of(target, result)
+        self._complete(op, OpType.OK, values=values, context=bytes(result.context), replied=result.replied)
+        self._remember(target, Known(bytes(result.context), tuple(dict.fromkeys(values))))
+        return OpType.OK
+
+    async def _write(
+        self, f: F, target: Target, given: _Given, value: str | None, stands_for: tuple[str, ...], counts: Counts,
+        timeout_s: float | None, call: Callable[[], Awaitable[PutResult]],
+    ) -> OpType:  # fmt: skip
+        op = self._invoke(
+            f, target, value=value, shown=given.shown, context_kind=given.kind, context=given.recorded,
+        )  # fmt: skip
+        result = await self._ask(op, call, timeout_s)
+        if result is None:
+            return self._outcome
+        self._complete(op, OpType.OK, replied=result.acked, context=result.context and bytes(result.context))
+        if result.acked:  # else a delete that found nothing, and asked nobody to write
+            self._world.atlas.acknowledged(target.storage_key, result.durable)
+            self._check_counts(op, counts, result)
+        if result.context is not None:
+            self._remember(target, Known(bytes(result.context), stands_for, is_own=True))
+        return OpType.OK
+
+    async def _ask(self, op: Op, call: Callable[[], Awaitable[T]], timeout_s: float | None) -> T | None:
+        """Return the answer; None if there is none, which is then written down, and `_outcome` says how it ended."""
+        try:
+            async with asyncio.timeout(PATIENCE_S + (self._timeout_s if timeout_s is None else timeout_s)):
+                return await call()
+        except KVStoreError as error:
+            await self._fail(op, self._judge(op, error), error.code, attempts=error.details.get("attempts"))
+        except TimeoutError:
+            self.board.overdue += 1
+            await self._fail(op, OpType.INFO, "overdue")
+        except ProcessDied:
+            await self._fail(op, OpType.INFO, "process_died")
+        return None
+
+    def _judge(self, op: Op, error: KVStoreError) -> OpType:
+        """Return FAIL for what certainly did not and will not happen (invariants 4 and 5)."""
+        if op.f in (F.GET, F.READ, F.FINAL):
+            return OpType.FAIL
+        if isinstance(error, InvalidContext) and op.context_kind in REFUSED:
+            return OpType.FAIL
+        return OpType.FAIL if error.definite and not self._world.swarm.network.doubles_requests else OpType.INFO
+
+    async def _fail(self, op: Op, outcome: OpType, error: str, *, attempts: int | None = None) -> None:
+        self._outcome = outcome
+        self._complete(op, outcome, error=error, attempts=attempts)
+        if outcome is OpType.INFO:
+            await self._world.close_client(self._client)
+            self._begin_life()
+
+    def _invoke(self, f: F, target: Target, **fields: Any) -> Op:
+        self.ops += 1
+        self.board.touched.setdefault(target)
+        self._world.trace.record("invoke", self.name, self._process, f, target.key, fields.get("value"))
+        return self._history.invoke(
+            self._process, f, target.key, time_ns=self._now_ns(), kind=target.kind, **fields
+        )  # fmt: skip
+
+    def _complete(self, op: Op, outcome: OpType, **fields: Any) -> None:
+        shown = " ".join(fields.get("values") or ())
+        self._world.trace.record("complete", self.name, self._process, outcome, op.key, fields.get("error"), shown)
+        self._history.complete(op, outcome, time_ns=self._now_ns(), **fields)
+
+    def _check_counts(self, op: Op, counts: Counts, result: PutResult) -> None:
+        got = {"w": result.acked, "dw": result.durable, "pw": result.primaries_acked}
+        for name, count in got.items():
+            asked = getattr(counts, name)
+            if asked is not None and count < asked:
+                message = f"{op.value or 'a delete'} was acknowledged with {name}={count} where {asked} was asked for"
+                self.board.short.append(Violation(Broken.LOST, op.key, message, (op.index,)))
+
+    def _now_ns(self) -> int:
+        return round(self._world.loop.time() * 1e9)
+
+
+def set_elements(siblings: Iterable[Sequence[str]]) -> tuple[str, ...]:
+    """Unite the siblings of a set. What one sibling names twice stays there twice: that is wrong, and a judge says so."""
+    united: Counter[str] = Counter()
+    for elements in siblings:
+        united |= Counter(elements)
+    return tuple(united.elements())
+
+
+def _values_of(target: Target, result: GetResult[bytes]) -> tuple[str, ...]:
+    values = [sibling.value for sibling in result.siblings]
+    if target.kind is Kind.SET:
+        return set_elements([text_of(value).split() for value in values])
+    return tuple(shown_as(value) for value in values)
