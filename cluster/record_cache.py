@@ -19,7 +19,7 @@ __all__ = ["RECORD_CACHE_BYTES", "RecordCache"]
 
 RECORD_CACHE_BYTES = 64 * 1024 * 1024
 """Default bound; with Python's own objects a node's memory grows by about this much."""
-_OVERHEAD_BYTES = 250
+_OVERHEAD_BYTES = 180
 """Two bytes objects and a dictionary entry."""
 
 

@@ -78,7 +78,9 @@ class Mutations:
             self._counters.puts += 1
             ttl_ms = request.ttl_ms or bucket.ttl_ms
         digest = value_hash(value, ttl_ms)
-        local = self._replica.read(key)
+        local = self._replica.store.maybe_cached(key)
+        if local is None:
+            local = self._replica.read(key)
         if local:
             spliced = self._overwritten(partition, key, local, request, ttl_ms, digest)
             if spliced is not None:

@@ -30,8 +30,8 @@ class Planner:
         self._placement, self._counters, self._chaos = placement, counters, chaos
         self.in_flight = 0
         self._in_flight_max = chaos.pick(Point.IN_FLIGHT_SMALL, INFLIGHT_PER_NODE_MAX, 2, 8)
-        self._write_counts: dict[tuple[str, int, int | None, int | None, int | None], WriteCounts] = {}
-        """Bounded by buckets x N x the few counts that resolve at all."""
+        self._write_counts: dict[tuple[str, int, int | None, int | None, int | None], tuple[WriteCounts, int]] = {}
+        """And how many owners that needs. Bounded by buckets x N x the few counts that resolve at all."""
         self._read_counts: dict[tuple[str, int], tuple[int, int]] = {}
         """r and pr of reads that ask for nothing special."""
 
@@ -65,16 +65,18 @@ class Planner:
     ) -> WriteCounts:
         """Return what w, dw and pw of a request mean here. Raises InsufficientNodes, or Unavailable if too few are reachable."""
         asked = (bucket.name, slot.n_effective, w, dw, pw)
-        counts = self._write_counts.get(asked)
-        if counts is None:
+        known = self._write_counts.get(asked)
+        if known is None:
             n, n_effective = slot.n, slot.n_effective
             w_count = resolve_count(w, bucket.w, n=n, n_effective=n_effective, name="w")
             dw_count = resolve_count(dw, bucket.dw, n=n, n_effective=n_effective, name="dw")
             pw_count = resolve_primary_count(pw, bucket.pw, n=n, n_effective=n_effective, name="pw")
             if dw is None and bucket.dw is None:
                 dw_count = min(dw_count, w_count)  # a w below the quorum means that the caller asked for less
-            self._write_counts[asked] = counts = (w_count, dw_count, pw_count)
-        needed, alive = max(1, *counts), slot.reachable()
+            needed = max(1, w_count, dw_count, pw_count)
+            self._write_counts[asked] = known = ((w_count, dw_count, pw_count), needed)
+        counts, needed = known
+        alive = slot.reachable()
         if alive < needed:
             self._chaos.hit(Probe.REFUSED_WITHOUT_OWNERS)
             raise Unavailable("too few owners of the key can be reached", needed=needed, alive=alive)

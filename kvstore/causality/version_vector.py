@@ -87,6 +87,9 @@ def is_next_of_one(ours: bytes, theirs: bytes) -> ActorId | None:
     """Return the actor whose next dot is all that encoded `theirs` has and `ours` has not, or None if it is not so simple."""
     if len(ours) != len(theirs):
         return None
+    if len(ours) == _ENTRY.size:  # nearly every record
+        (actor, counter), (their_actor, their_counter) = _ENTRY.unpack(ours), _ENTRY.unpack(theirs)
+        return actor if actor == their_actor and counter + 1 == their_counter else None
     stepped: ActorId | None = None
     for start in range(0, len(ours), _ENTRY.size):
         end = start + _ENTRY.size

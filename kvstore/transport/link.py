@@ -214,7 +214,9 @@ class Link:
 
     def _refused(self, error: KVStoreError) -> None:
         self._chaos.hit(Probe.LINK_REFUSED)
-        if not error.retryable and not isinstance(error, DecodeError):  # a damaged frame costs its connection, not the link
+        if not error.retryable and not isinstance(
+            error, DecodeError
+        ):  # a damaged frame costs its connection, not the link
             self.refused = error
         self.refusal, self.last_error = error, str(error)
         self._disconnect(error)
