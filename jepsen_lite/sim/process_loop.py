@@ -87,7 +87,7 @@ class ProcessLoop(SealedLoop):
         self, callback: Callable[[*Ts], object], *args: *Ts, context: Context | None = None
     ) -> asyncio.Handle:
         handle = ProcessHandle(callback, args, self, context)
-        if self._is_shut:
+        if self._is_shut and not self._wakes_a_living(handle):
             return self._refuse(handle)
         process = handle.process
         if process is None:
@@ -119,6 +119,12 @@ class ProcessLoop(SealedLoop):
         self._timers_made += 1
         heappush(self._timers, (when, self._rng.getrandbits(32), self._timers_made, handle))
         return handle
+
+    def _wakes_a_living(self, handle: ProcessHandle) -> bool:
+        """Whether it is the harness's own task that wakes up, because what it did for a dead process was cancelled: without
+        that one wake-up it would wait for ever."""
+        is_task = isinstance(getattr(handle._callback, "__self__", None), asyncio.Task)
+        return handle.process is None and is_task and not self._closed
 
     def _refuse(self, handle: asyncio.Handle) -> asyncio.Handle:
         if self._closed:

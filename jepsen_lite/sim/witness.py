@@ -1,10 +1,11 @@
-"""What a simulated node writes, as the harness sees it: every write is traced, and every dot in it is witnessed.
+"""What a simulated node writes, as the harness sees it: every disk operation is traced, and every dot in it is witnessed.
 
-    Node ──► WitnessedEngine ──► SimEngine ──► SimDisk (see disk.py)
-                 │ apply: into the trace; each sibling (object, actor, counter) ──► DotWitness, shared by all nodes
+    Node ──► ProcessEngine ──► WitnessedEngine ──► SimEngine ──► SimDisk (see disk.py)
+                                   │ apply: into the trace; every dot ──► DotWitness, shared by all nodes
 
 The witness sees every record any node ever applied, also those that a later power loss takes away, so it catches a dot
-minted twice even if the two values never meet (`design` section 4: "no dot is ever bound to two values").
+minted twice even if the two values never meet (`design` section 4: "no dot is ever bound to two values"). A batch that was
+refused definitely was never written. Of one in doubt those records count that are there now, or at the next start.
 """
 
 from __future__ import annotations
@@ -12,51 +13,26 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 
+from jepsen_lite.checkers.dots import DotWitness
+from jepsen_lite.sim.disk import SimDisk
 from jepsen_lite.sim.trace import Trace
-from kvstore.errors import Corruption
+from kvstore.errors import KVStoreError
 from kvstore.ids import StorageKey
 from kvstore.storage.engine import Engine, Family, OpenReport, Put
-from kvstore.storage.record import decode_record
+from kvstore.storage.record import check_record
 
-__all__ = ["DotWitness", "WitnessedEngine"]
+__all__ = ["WitnessedEngine"]
 
-
-class DotWitness:
-    """Remembers what every dot was bound to, and every time it was bound to something else."""
-
-    def __init__(self) -> None:
-        self._bound: dict[tuple[bytes, bytes, int], tuple[bytes, bytes | None]] = {}
-        self._records_seen: set[tuple[bytes, bytes]] = set()
-        self.duplicates: list[str] = []
-
-    @property
-    def count(self) -> int:
-        """Return how many dots were seen."""
-        return len(self._bound)
-
-    def see(self, node: str, key: bytes, record: bytes) -> None:
-        """Check the dots of one record that `node` is about to apply."""
-        if (key, record) in self._records_seen:
-            return
-        self._records_seen.add((key, record))
-        try:
-            state = decode_record(StorageKey(key), record)
-        except Corruption as problem:
-            self.duplicates.append(f"{node} wrote an unreadable record of {key!r}: {problem}")
-            return
-        for sibling in state.siblings:
-            meaning = (sibling.operation_id, sibling.value)
-            first = self._bound.setdefault((key, sibling.actor, sibling.counter), meaning)
-            if first != meaning:
-                dot = f"{sibling.actor.hex()}:{sibling.counter} of {key[8:]!r}"
-                self.duplicates.append(f"{node} holds {sibling.value!r} at dot {dot}, which was {first[1]!r}")
+CHECKSUM_SIZE_BYTES = 8
 
 
 class WitnessedEngine:
     """Passes everything on to `inner`."""
 
-    def __init__(self, inner: Engine, *, node: str, trace: Trace, witness: DotWitness) -> None:
-        self._inner, self._node, self._trace, self._witness = inner, node, trace, witness
+    def __init__(
+        self, inner: Engine, *, node: str, trace: Trace, witness: DotWitness, disk: SimDisk
+    ) -> None:  # fmt: skip
+        self._inner, self._node, self._trace, self._witness, self._disk = inner, node, trace, witness, disk
         self.is_lying = False
         """A sync then returns and has made nothing durable: the harness must notice."""
 
@@ -72,10 +48,25 @@ class WitnessedEngine:
         for family, key, value in puts:
             digest.update(b"%s %d %d %s" % (family.encode(), len(key), -1 if value is None else len(value), key))
             digest.update(value or b"")
-            if family is Family.DATA and value is not None:
-                self._witness.see(self._node, key, value)
         self._trace.record("apply", self._node, len(puts), digest.digest())
-        self._inner.apply(puts)
+        try:
+            self._inner.apply(puts)
+        except KVStoreError as error:
+            self._trace.record("not applied", self._node, error.code)
+            self._see([put for put in puts if self._disk.peek(put[1]) == put[2]])
+            raise
+        self._see(puts)
+
+    def see_all(self) -> None:
+        """Witness what is there at a start: the log may have brought back what was in doubt."""
+        for key, record in self._disk.records().items():
+            if len(record) > CHECKSUM_SIZE_BYTES and check_record(StorageKey(key), record):
+                self._witness.see_record(self._node, key, record)
+
+    def _see(self, puts: Sequence[Put]) -> None:
+        for family, key, value in puts:
+            if family is Family.DATA and value is not None:
+                self._witness.see_record(self._node, key, value)
 
     def delete_range(self, family: Family, lower: bytes, upper: bytes) -> None:
         self._trace.record("delete", self._node, family.value, lower, upper)

@@ -1,18 +1,18 @@
 """A whole cluster made from one seed: loop, network, disks, clocks, nodes and clients, and the hands that break them.
 
-    World(seed) ─┬─ loop      virtual time                       rng("timers")
-                 ├─ network   delays, resets                     rng("network")
-                 ├─ host n0   disk, clock, node                  rng("clock n0"), rng("disk n0"), rng("node n0 1"), …
+    World(seed) ─┬─ swarm     what this seed may do wrong, and how hard
+                 ├─ loop      virtual time; every node and client is a process with a CPU of its own
+                 ├─ network   real frames over breakable connections
+                 ├─ host n0   disk, clock: they survive its process
                  ├─ host n1 …
-                 └─ trace     every frame delivered, every batch applied, every fault
+                 ├─ atlas     which copies may be damaged now
+                 └─ trace     every frame, disk operation, timer and fault, in one hash
 
 Invariants
   1. Every component draws from a stream of its own, derived from (seed, name): adding one does not disturb the others.
   2. A node is made of product code only; what it is given instead of the world are the twins of `Env`.
-  3. A killed process leaves what it applied; a power loss keeps some prefix of what was not yet synced, and the next
-     start has another boot id. Either way the process says nothing to anybody: of a dead one no product code runs.
-  4. A node runs in a process of its own (processes.py), behind a boundary (boundary.py); this file runs in the harness.
-Source: `reliability` section 2; faults P1 to P3, N7 and N12 of its catalogue. Partitions and clock steps come later.
+  3. A killed process says nothing to anybody, and none of its code runs again.
+Source: `reliability` section 2; FoundationDB's simulator (SIGMOD 2021, section 4).
 """
 
 from __future__ import annotations
@@ -21,85 +21,88 @@ import asyncio
 import hashlib
 import random
 from collections.abc import Coroutine
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from cluster.node import Node, NodeOptions
+from jepsen_lite.checkers.dots import DotWitness
+from jepsen_lite.sim.atlas import FaultAtlas
 from jepsen_lite.sim.boundary import ProcessEngine, ProcessTransport
+from jepsen_lite.sim.buggify import Buggify
 from jepsen_lite.sim.clock import SimClock
+from jepsen_lite.sim.disk import SimDisk
 from jepsen_lite.sim.loop import VirtualLoop
+from jepsen_lite.sim.network import SimNetwork
 from jepsen_lite.sim.processes import Process, ProcessDied
+from jepsen_lite.sim.swarm import Swarm, derived_rng
 from jepsen_lite.sim.trace import Trace
-from jepsen_lite.sim.witness import DotWitness, WitnessedEngine
-from kvstore.env import Env, Transport
-from kvstore.storage.engine import Engine
-from kvstore.storage.memory import MemoryDisk, MemoryEngine
-from kvstore.transport.memory import MemoryNetwork
+from jepsen_lite.sim.witness import WitnessedEngine
+from kvstore.chaos import FREQUENT
+from kvstore.client.client import AsyncClient
+from kvstore.env import Env
+from kvstore.errors import KVStoreError
+from kvstore.ring.token import partition_of
 
-__all__ = ["Host", "World", "WorldOptions", "derived_rng"]
+__all__ = ["Host", "World"]
 
 T = TypeVar("T")
 PORT = 7400
-
-
-@dataclass(frozen=True, slots=True)
-class WorldOptions:
-    """How the world behaves, times in seconds. Each seed draws how slow its disks are, and how
-    many messages are late by up to `late_s_max` (what is behind them on the same connection waits).
-
-    `is_disk_lying`: once the cluster is formed, syncs do nothing (a mutant: do the judges notice?).
-    """
-
-    delay_s_min: float = 0.0001
-    delay_s_max: float = 0.005
-    late_s_max: float = 0.4
-    late_share_choices: tuple[float, ...] = (0.0, 0.002, 0.02)
-    sync_s_min: float = 0.0005
-    sync_s_max_choices: tuple[float, ...] = (0.005, 0.020, 0.060)
-    clock_skew_s_max: float = 0.050
-    clock_drift_max: float = 1e-4
-    partition_bits: int = 3
-    is_disk_lying: bool = False
-
-
-def derived_rng(seed: int, name: str) -> random.Random:
-    """Return the stream of one component: the same for the same (seed, name) in every process."""
-    return random.Random(hashlib.sha256(f"{seed}/{name}".encode()).digest())
+CALM_SYNC_S_MIN = 0.000_5
 
 
 class Host:
     """One machine: its disk and clock survive its node."""
 
-    def __init__(self, name: str, clock: SimClock) -> None:
-        self.name, self.clock = name, clock
-        self.address = f"{name}:{PORT}"
-        self.disk = MemoryDisk()
+    def __init__(self, name: str, clock: SimClock, disk: SimDisk) -> None:
+        self.name, self.clock, self.disk = name, clock, disk
+        self.port = PORT
+        """Grows when the disk was lost: who starts then is another node."""
         self.engine: WitnessedEngine | None = None
         self.node: Node | None = None
         self.process: Process | None = None
         """The life that runs now; None while the host is down."""
-        self.is_power_lost_next = False
-        """What the next kill means to the disk, if a crash point and not `World.crash` does it."""
+        self.is_power_lost_next = self.is_silent_next = False
+        """What the next kill means to the disk and to the network."""
+        self.is_new = True
+        """It has not been a member yet: its next start joins."""
         self.starts = 0
+        """Also names its streams of random numbers, so it is never set back."""
         self.boots = 1
         """Starts of the machine, of which a power loss adds one; names the boot id."""
+        self.is_gone = False
+        """It will not come back: its store was refused, or failed for good."""
+        self.refusal = ""
+
+    @property
+    def address(self) -> str:
+        """Where its node listens."""
+        return f"{self.name}:{self.port}"
+
+    @property
+    def is_up(self) -> bool:
+        """Whether its process runs."""
+        return self.process is not None
 
 
 class World:
     """One run. Make it, call `run(main)`; everything else is for `main`."""
 
-    def __init__(self, seed: int, *, nodes: int = 3, options: WorldOptions | None = None) -> None:
-        self.seed, self.options = seed, options or WorldOptions()
+    def __init__(self, seed: int, swarm: Swarm | None = None) -> None:
+        self.seed = seed
+        self.swarm = swarm if swarm is not None else Swarm.draw(seed)
         self.loop = VirtualLoop(self.rng("timers"))
         self.trace = Trace(self.loop)
         self.witness = DotWitness()
+        self.buggify = Buggify(self.rng("buggify"), p_active=self.swarm.buggify_share)
+        self.buggify.quiet(FREQUENT)  # a join is one attempt, which any lost connection cancels
+        self.network = SimNetwork(self.rng("network"), on_event=self._network_event)
+        self.hosts = [self._make_host(f"n{number}") for number in range(self.swarm.nodes)]
+        self.atlas = FaultAtlas([host.name for host in self.hosts])
+        self.client_clocks: dict[str, SimClock] = {}
+        self._clients_made = 0
         self.lost_batches = 0
-        self._is_formed = False
-        self._network_rng = self.rng("network")
-        self._late_share = self.rng("late").choice(self.options.late_share_choices)
-        self._sync_s_max = self.rng("sync").choice(self.options.sync_s_max_choices)
-        self.hosts = [Host(f"n{number}", self.clock(f"n{number}")) for number in range(nodes)]
-        self.network = MemoryNetwork(self._delay_s, self._frame_delivered)
+        self.is_formed = False
+        self.deaths: list[str] = []
+        """Nodes that ended themselves, and why: expected only where a disk was broken for good."""
 
     def rng(self, name: str) -> random.Random:
         """Return the random stream of this name."""
@@ -109,124 +112,185 @@ class World:
         """Run `main` in this world. What it leaves running is cancelled; what fails unseen fails the run."""
         return self.loop.run(main, until_s=until_s)
 
-    # Hosts.
+    # --- hosts --------------------------------------------------------------------------------------------------------
 
-    async def start_all(self) -> None:
-        """Found a cluster on the first host, and let the others join it one after the other."""
+    async def form(self) -> None:
+        """Found a cluster on the first host, let the others join it one after the other, then let the network be itself."""
         for host in self.hosts:
             await self.start(host)
-        self._is_formed = True  # from now on a lying disk lies: before, nodes would forget that they are members
-        self._set_lying()
+        self.is_formed = True
+        self.buggify.wake()
+        self.network.swarm = self.swarm.network
+        names = [host.name for host in self.hosts]
+        rng = self.rng("wires")
+        for source, target in [(a, b) for a in names for b in names if a != b]:
+            self.network.change(source, target, self.swarm.network.conditions(rng))
+        for host in self.running():
+            self._set_lying(host)
 
-    async def start(self, host: Host) -> None:
-        """Start the node of a host on the disk it has; a new one joins the first host's cluster."""
+    async def start(self, host: Host) -> bool:
+        """Start the node of a host on the disk it has. False: it died meanwhile, or will not start (`refusal` says why)."""
         assert host.process is None, f"{host.name} is running"
         host.starts += 1
-        sync_rng = self.rng(f"disk {host.name} {host.starts}")
-        sync_s_min, sync_s_max = self.options.sync_s_min, self._sync_s_max
-        inner = MemoryEngine.open(
-            host.disk, boot_id=f"{host.name} boot {host.boots}",
-            sync_delay_s=lambda: sync_rng.uniform(sync_s_min, sync_s_max),
+        try:
+            inner = host.disk.open(boot_id=f"{host.name} boot {host.boots}")
+        except KVStoreError as error:
+            return self._refused(host, error)
+        host.engine = WitnessedEngine(
+            inner, node=host.name, trace=self.trace, witness=self.witness, disk=host.disk
         )  # fmt: skip
-        host.engine = WitnessedEngine(inner, node=host.name, trace=self.trace, witness=self.witness)
+        host.engine.see_all()
         self.trace.record("start", host.name, host.starts, int(inner.report.history_may_be_missing))
         host.process = process = self.loop.spawn(host.name)
-        process.on_death.append(lambda: self._process_died(host))
+        process.on_death.append(lambda: self._process_died(host, process))
         try:
             await self.loop.run_in(process, self._boot(host, process, host.engine))
         except ProcessDied:
-            return
-        self._set_lying()
+            return False
+        except KVStoreError as error:
+            if host.process is process:
+                self.loop.kill(process)
+            return self._refused(host, error)
+        host.is_new = False
+        self._set_lying(host)
         self.trace.record("ready", host.name)
+        return True
 
-    async def _boot(self, host: Host, process: Process, engine: Engine) -> None:
+    def _refused(self, host: Host, error: KVStoreError) -> bool:
+        host.refusal = error.code
+        self.trace.record("refused", host.name, error.code)
+        return False
+
+    async def _boot(self, host: Host, process: Process, engine: WitnessedEngine) -> None:
         """In the new process: make the node and start it."""
-        host.node = node = Node(self._env(host, process, engine), self._node_options(host))
-        node.fatal.add_done_callback(lambda fatal: self._node_died(host, fatal), context=self.loop.outside)
+        env = Env(
+            transport=ProcessTransport(self.loop, process, self.network.transport(host.name)),
+            engine=ProcessEngine(self.loop, engine), clock=host.clock, random=self.rng(f"node {host.name} {host.starts}"),
+            chaos=self.buggify,
+        )  # fmt: skip
+        host.node = node = Node(env, self._node_options(host))
+        host.disk.on_harm = node.store.forget_kept
+        node.fatal.add_done_callback(lambda fatal: self._node_ended(host, process, fatal), context=self.loop.outside)
         await node.start()
-
-    async def crash(self, host: Host, *, is_power_loss: bool) -> int:
-        """Kill the process of a host at once. Power loss keeps a random prefix of the unsynced batches; returns how many
-        were lost."""
-        assert host.process is not None, f"{host.name} is down already"
-        lost_before, host.is_power_lost_next = self.lost_batches, is_power_loss
-        self.loop.kill(host.process)
-        return self.lost_batches - lost_before
-
-    def _process_died(self, host: Host) -> None:
-        is_power_loss, host.is_power_lost_next = host.is_power_lost_next, False
-        host.node = host.process = None
-        self.network.crash(host.name)
-        power_rng = self.rng(f"power {host.name} {host.starts}")
-        keep_share = power_rng.choice([0.0, 0.0, power_rng.random()])
-        lost = host.disk.crash(lambda count: round(keep_share * count) if is_power_loss else count)
-        host.boots += is_power_loss
-        self.lost_batches += lost
-        self.trace.record("crash", host.name, int(is_power_loss), lost)
-
-    async def stop_all(self) -> None:
-        """Stop every running node in an orderly way."""
-        for host in self.running():
-            node, process = host.node, host.process
-            assert node is not None and process is not None
-            try:
-                await self.loop.run_in(process, node.stop())
-            except ProcessDied:
-                continue
-            host.node = host.process = None
-            self.trace.record("stop", host.name)
-        self.trace.record("loop", self.loop.callbacks_run, self.loop.digest())
-
-    def running(self) -> list[Host]:
-        """Return the hosts whose node was started and not crashed."""
-        return [host for host in self.hosts if host.process is not None]
-
-    def _set_lying(self) -> None:
-        for host in self.running():
-            if host.engine is not None:
-                host.engine.is_lying = self._is_formed and self.options.is_disk_lying
-
-    def spawn_client(self, name: str) -> Process:
-        """Return a process for a client: start its work with `loop.run_in`, give it `transport(process)`, kill it at will."""
-        process = self.loop.spawn(name)
-        process.on_death.append(lambda: self.network.crash(name))
-        return process
-
-    def transport(self, process: Process) -> Transport:
-        """Return the transport of a process, a node or a client; for clients of the harness ask the network."""
-        return ProcessTransport(self.loop, process, self.network.transport(process.name))
-
-    def _env(self, host: Host, process: Process, engine: Engine) -> Env:
-        return Env(
-            transport=self.transport(process),
-            engine=ProcessEngine(self.loop, engine),
-            clock=host.clock,
-            random=self.rng(f"node {host.name} {host.starts}"),
-        )
 
     def _node_options(self, host: Host) -> NodeOptions:
         founder = self.hosts[0]
-        join = () if host is founder or host.starts > 1 else (founder.address,)
-        return NodeOptions(listen=host.address, join=join, partition_bits=self.options.partition_bits)
+        join = (founder.address,) if host.is_new and host is not founder else ()
+        return NodeOptions(
+            listen=host.address, join=join, partition_bits=self.swarm.partition_bits, n=self.swarm.n,
+            record_cache_bytes=self.swarm.cache_bytes,
+        )  # fmt: skip
 
-    def _node_died(self, host: Host, fatal: asyncio.Future[None]) -> None:
-        if not fatal.cancelled():
-            self.loop.call_exception_handler({"message": f"{host.name} died", "exception": fatal.exception()})
+    def kill(self, host: Host, *, is_power_loss: bool, is_silent: bool = False) -> None:
+        """Kill the process of a host now; power loss may take what it had not synced."""
+        assert host.process is not None, f"{host.name} is down already"
+        host.is_power_lost_next, host.is_silent_next = is_power_loss, is_silent
+        self.loop.kill(host.process)
 
-    # Network and clocks.
+    def _process_died(self, host: Host, process: Process) -> None:
+        if host.process is not process:
+            return  # it had stopped in order
+        is_power_loss, host.is_power_lost_next = host.is_power_lost_next, False
+        is_silent, host.is_silent_next = host.is_silent_next, False
+        host.node = host.process = None
+        self.network.crash(host.name, silent=is_silent)
+        if is_power_loss:
+            lost = host.disk.lose_power()
+            host.boots += 1
+            self.lost_batches += lost
+        else:
+            lost = 0
+            host.disk.kill()
+        self.trace.record("crash", host.name, int(is_power_loss), int(is_silent), lost)
 
-    def clock(self, name: str) -> SimClock:
-        """Return a new wall clock for the machine `name`, a little off and drifting."""
-        rng, options = self.rng(f"clock {name}"), self.options
-        skew_ns = round(rng.uniform(-options.clock_skew_s_max, options.clock_skew_s_max) * 1e9)
-        clock = SimClock(self.loop, offset_ns=skew_ns)
-        clock.set_rate(1.0 + rng.uniform(-options.clock_drift_max, options.clock_drift_max))
-        return clock
+    def _node_ended(self, host: Host, process: Process, fatal: asyncio.Future[None]) -> None:
+        """A node says that its process must end: do what `kvnode` does, at once."""
+        if fatal.cancelled() or process.is_dead:
+            return
+        problem = fatal.exception()
+        self.trace.record("fatal", host.name, type(problem).__name__)
+        self.deaths.append(f"{host.name}: {problem}")
+        self.loop.call_soon(self.loop.kill, process, context=self.loop.outside)
 
-    def _delay_s(self, source: str, target: str) -> float:
-        rng, options = self._network_rng, self.options
-        late_s = rng.uniform(0, options.late_s_max) if rng.random() < self._late_share else 0.0
-        return late_s + rng.uniform(options.delay_s_min, options.delay_s_max)
+    async def stop(self, host: Host) -> None:
+        """Stop a running node in an orderly way (SIGTERM)."""
+        node, process = host.node, host.process
+        assert node is not None and process is not None
+        try:
+            await self.loop.run_in(process, node.stop())
+        except ProcessDied:
+            return
+        except KVStoreError as error:  # its disk could not take the last words
+            self.trace.record("stop failed", host.name, error.code)
+            if host.process is process:
+                self.loop.kill(process)
+            return
+        if host.process is not process:
+            return
+        host.node = host.process = None
+        self.loop.kill(process)
+        self.network.crash(host.name)
+        self.trace.record("stop", host.name)
 
-    def _frame_delivered(self, source: str, target: str, frame: bytes) -> None:
-        self.trace.record("frame", source, target, hashlib.blake2b(frame, digest_size=16).digest())
+    async def stop_all(self) -> None:
+        """Stop every running node, and put what the loop did into the trace."""
+        for host in self.running():
+            await self.stop(host)
+        self.trace.record("loop", self.loop.callbacks_run, self.loop.digest())
+
+    def running(self) -> list[Host]:
+        """Return the hosts whose process runs."""
+        return [host for host in self.hosts if host.is_up]
+
+    def _make_host(self, name: str) -> Host:
+        sync_s = (CALM_SYNC_S_MIN, self.swarm.syncs_s_max)
+        disk = SimDisk(name, self.rng(f"disk {name}"), now=self.loop.time, sync_s=sync_s)
+        return Host(name, self._clock(name), disk)
+
+    def _clock(self, name: str) -> SimClock:
+        skew_s = self.swarm.clock_skew_s_max
+        return SimClock(self.loop, offset_ns=round(self.rng(f"clock {name}").uniform(-skew_s, skew_s) * 1e9))
+
+    def _set_lying(self, host: Host) -> None:
+        if host.engine is not None:
+            host.engine.is_lying = self.is_formed and self.swarm.is_disk_lying
+
+    # --- clients ------------------------------------------------------------------------------------------------------
+
+    def open_client(self, name: str, **options: Any) -> AsyncClient:
+        """Return a client on a machine of its own (`machine.life`), which knows the addresses of all nodes.
+
+        It belongs to the harness: it costs no virtual CPU, and lives until `close_client`.
+        """
+        self._clients_made += 1
+        machine = name.partition(".")[0]
+        clock = self.client_clocks.setdefault(machine, self._clock(machine))
+        return AsyncClient(
+            [host.address for host in self.hosts], clock=clock, rng=self.rng(f"client {name} {self._clients_made}"),
+            transport=self.network.transport(machine), chaos=self.buggify, **options,
+        )  # fmt: skip
+
+    async def close_client(self, client: AsyncClient) -> None:
+        """Close a client."""
+        await client.close()
+
+    # --- looking inside -----------------------------------------------------------------------------------------------
+
+    def owners(self, key: bytes) -> list[str]:
+        """Return the names of the running hosts that own a key, by the newest topology that any of them has."""
+        topologies = [h.node.placement.topology for h in self.running() if h.node is not None and h.node.is_ready]
+        newest = max((t for t in topologies if t is not None), key=lambda t: t.epoch)
+        owners = newest.owners_of(partition_of(key, newest.partition_bits))
+        # What is unreadable is healed only when every other owner can be read: see ReadRepair.heal.
+        is_whole = not any(h.is_gone or h.port != PORT for h in self.hosts)
+        by_id = {h.node.node_id: h for h in self.running() if h.node is not None and h.node.identity is not None}
+        living = [by_id[node_id] for node_id in owners if node_id in by_id]
+        return [host.name for host in living if is_whole or host.disk.peek(key) != b""]
+
+    def states(self, key: bytes) -> dict[str, bytes]:
+        """Return what each running owner of a key has applied last, past all faults; b"" if nothing, or unreadable."""
+        owners = self.owners(key)
+        return {host.name: host.disk.peek(key) or b"" for host in self.hosts if host.name in owners}
+
+    def _network_event(self, kind: str, source: str, target: str, data: bytes) -> None:
+        self.trace.record(kind, source, target, hashlib.blake2b(data, digest_size=16).digest() if data else b"")

@@ -1,0 +1,158 @@
+"""One run: a cluster, its clients and its nemesis, all from one seed; then everything is healed, read and judged.
+
+    draw swarm ─► form ─► SAFETY: clients and faults ─► heal ─► LIVENESS: final reads until the owners agree ─► judge ─► Report
+
+A run is a function of (code, seed, workload, duration). Whatever it raises carries the line that replays it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+from jepsen_lite.checkers.verdict import Verdict
+from jepsen_lite.history import History, OpType
+from jepsen_lite.judges import Evidence, broken, judge, unjudged
+from jepsen_lite.recorder import Board, Recorder
+from jepsen_lite.sim.nemesis import Nemesis
+from jepsen_lite.sim.swarm import Swarm
+from jepsen_lite.sim.world import World
+from jepsen_lite.workloads.catalogue import DEFAULT_NAME, draw, open_reader, open_recorder, work, workload_line
+from jepsen_lite.workloads.finals import final_reads
+
+__all__ = ["Report", "RunOptions", "replay_line", "run_seed"]
+
+CLIENTS = 8
+DURATION_S = 60.0
+MORE_MAX = 10
+UNTIL_S_MORE = 300.0
+"""Virtual time within which a run has to end: a cluster that does not come back is an error."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunOptions:
+    """Size of a run; `swarm` None draws it from the seed."""
+
+    workload: str = DEFAULT_NAME
+    duration_s: float = DURATION_S
+    operations_min: int = 500
+    """The load goes on, with all faults, until so many operations were invoked (or for MORE_MAX times half the duration)."""
+    clients: int = CLIENTS
+    swarm: Swarm | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What one run came to. `violations` are texts with their evidence; none is a good run."""
+
+    seed: int
+    hash: str
+    ok: bool
+    ops: int
+    acked: int
+    virtual_s: float
+    cpu_s: float
+    events: int
+    swarm: Sequence[str]
+    faults: dict[str, int]
+    probes: dict[str, int]
+    buggify: dict[str, int]
+    figures: dict[str, float]
+    violations: list[str]
+    replay: str
+    deaths: list[str] = field(default_factory=list)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return it as plain data for JSON."""
+        return asdict(self)
+
+
+def replay_line(seed: int, options: RunOptions) -> str:
+    """Return the command that repeats a run."""
+    more = "" if options.workload == DEFAULT_NAME else f" --workload {options.workload}"
+    more += "" if options.duration_s == DURATION_S else f" --duration {options.duration_s:g}"
+    return f"jepsen-lite replay --seed {seed}{more}"
+
+
+def run_seed(seed: int, options: RunOptions | None = None) -> Report:
+    """Run one seed and judge it. A run that fails by itself (an assertion, a deadlock, an unseen failure) is a bad run."""
+    options = options or RunOptions()
+    run = _Run(seed, options)
+    started_s = time.process_time()
+    try:
+        report = run.world.run(run.main(), until_s=options.duration_s * (2 + MORE_MAX) + UNTIL_S_MORE)
+    except Exception as error:  # the boundary of a run: whatever happened in it is its verdict
+        error.add_note(f"the last events were\n{run.world.trace.tail()}\nreplay: {replay_line(seed, options)}")
+        notes = "\n".join(getattr(error, "__notes__", ()))
+        report = run.report([], [f"{type(error).__name__}: {error}\n{notes}"])
+    return replace(report, cpu_s=time.process_time() - started_s)
+
+
+class _Run:
+    """One run from start to verdict."""
+
+    def __init__(self, seed: int, options: RunOptions) -> None:
+        self.options = options
+        self.world = World(seed, options.swarm)
+        self.history, self.board = History(), Board()
+        self.names = [f"c{number}" for number in range(options.clients)]
+        self._rngs = {name: self.world.rng(f"client {name}") for name in self.names}
+        self.nemesis = Nemesis(self.world, self.names)
+        self.workload = draw(options.workload, self.world.rng("workload"))
+
+    async def main(self) -> Report:
+        world, workload = self.world, self.workload
+        for line in self._swarm_lines():
+            world.trace.record("swarm", line)
+        await world.form()
+        recorders = [open_recorder(world, self.history, self.board, name, workload) for name in self.names]
+        await self._load(recorders, self.options.duration_s)
+        for _ in range(MORE_MAX):
+            if _count(self.history) < self.options.operations_min:
+                await self._load(recorders, self.options.duration_s / 2)
+        await self.nemesis.end()
+        for recorder in recorders:
+            await recorder.close()
+        verdicts = judge(await self._evidence())
+        await world.stop_all()
+        unproved = [f"not judged: {each}" for each in unjudged(verdicts) if not each.startswith("set_full")]
+        return self.report(verdicts, [*broken(verdicts, self.history), *unproved])
+
+    async def _load(self, recorders: Sequence[Recorder], duration_s: float) -> None:
+        """Let clients work and faults happen for this long."""
+        loop = self.world.loop
+        ends_at_s = loop.time() + duration_s
+        tasks = [loop.create_task(work(self.workload, each, self._rngs[each.name], ends_at_s)) for each in recorders]
+        await self.nemesis.run(duration_s)
+        for task in tasks:
+            await task
+
+    def _swarm_lines(self) -> tuple[str, ...]:
+        return (*self.world.swarm.lines(), self.world.buggify.line(), workload_line(self.workload))
+
+    async def _evidence(self) -> Evidence:
+        world = self.world
+        reader = open_reader(world, self.history, self.board)
+        finals = await final_reads(world, reader, list(self.board.touched))
+        await reader.close()
+        clocks = [host.clock for host in world.hosts]
+        return Evidence(history=self.history, witness=world.witness, finals=finals, board=self.board, clocks=clocks)
+
+    def report(self, verdicts: Sequence[Verdict], violations: list[str]) -> Report:
+        """Return what is known by now."""
+        world, history = self.world, self.history
+        figures = {f"{v.checker}.{name}": value for v in verdicts for name, value in v.figures.items()}
+        return Report(
+            seed=world.seed, hash=world.trace.hexdigest(), ok=not violations, ops=_count(history),
+            acked=_count(history, OpType.OK), virtual_s=round(world.loop.time(), 3), cpu_s=0.0, events=world.trace.count,
+            swarm=self._swarm_lines(),
+            faults={name: count for name, count in self.nemesis.counts.items() if count},
+            probes=world.buggify.probes, buggify=world.buggify.counts(), figures=figures, violations=violations,
+            replay=replay_line(world.seed, self.options), deaths=world.deaths,
+        )  # fmt: skip
+
+
+def _count(history: History, outcome: OpType | None = None) -> int:
+    return sum(1 for pair in history.pairs() if outcome is None or pair.outcome is outcome)

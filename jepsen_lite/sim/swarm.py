@@ -1,0 +1,129 @@
+"""Which faults a run has, and how strong: everything that is drawn from a seed before the run begins, printed first.
+
+    Swarm.draw(seed)  ─►  cluster: 3 to 5 nodes, partitions, cache
+                          network, disk, clock, process: presence and intensity of each fault
+
+Each part draws from a stream of its own, so that adding a fault to one does not change the others.
+Source: Groce et al., "Swarm Testing", ISSTA 2012; `reliability` section 2.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from dataclasses import dataclass, field, fields
+from typing import TypeVar
+
+from jepsen_lite.sim.clock_faults import ClockSwarm
+from jepsen_lite.sim.disk_faults import DiskSwarm
+from jepsen_lite.sim.net_swarm import NetworkSwarm
+
+__all__ = ["ProcessSwarm", "Swarm", "derived_rng"]
+
+BUGGIFY_SHARE_ACTIVE = 0.25
+Part = TypeVar("Part", NetworkSwarm, DiskSwarm, ClockSwarm, "ProcessSwarm")
+
+
+def derived_rng(seed: int, name: str) -> random.Random:
+    """Return the stream of one component: the same for the same (seed, name) in every process."""
+    return random.Random(hashlib.sha256(f"{seed}/{name}".encode()).digest())
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessSwarm:
+    """What happens to processes. Times in seconds; a pause of infinity is absence."""
+
+    crash_pause_s: float = float("inf")
+    """Mean time between crashes. A crash kills the process, or takes the power of its machine."""
+    power_share: float = 0.0
+    together_share: float = 0.0
+    """Of crashes: how many hit every node that is up."""
+    point_share: float = 0.0
+    """Of crashes: how many wait for the victim to reach an I/O point; another share waits for its n-th next callback."""
+    event_share: float = 0.0
+    restart_s_max: float = 1.5
+    stop_share: float = 0.0
+    """Of crashes: how many are orderly stops (SIGTERM) instead."""
+    freeze_pause_s: float = float("inf")
+    """Mean time between SIGSTOPs."""
+    freeze_s_mean: float = 0.5
+    starve_pause_s: float = float("inf")
+    starve_factor: float = 1.0
+    clone_pause_s: float = float("inf")
+    """Mean time between attempts to start a second node on a copy of a disk."""
+    lost_disk_share: float = 0.0
+    """Of restarts after a crash: how many find an empty disk, if the budget allows it."""
+    old_disk_share: float = 0.0
+    """Of restarts: how many find an old copy of the disk."""
+
+    @classmethod
+    def calm(cls) -> ProcessSwarm:
+        """Return a run in which processes live."""
+        return cls()
+
+    @classmethod
+    def draw(cls, rng: random.Random) -> ProcessSwarm:
+        """Draw the processes of a seed; each fault is absent in a part of them."""
+        never = float("inf")
+        return cls(
+            crash_pause_s=rng.choice([never, 1.0, 2.0, 4.0, 10.0]),
+            power_share=rng.choice([0.0, 0.5, 1.0]), together_share=rng.choice([0.0, 0.2, 0.6]),
+            point_share=rng.choice([0.0, 0.3]), event_share=rng.choice([0.0, 0.3]),
+            restart_s_max=rng.choice([0.2, 1.5, 5.0]), stop_share=rng.choice([0.0, 0.2]),
+            freeze_pause_s=rng.choice([never, never, 2.0, 6.0]), freeze_s_mean=rng.choice([0.1, 1.0, 8.0]),
+            starve_pause_s=rng.choice([never, never, 5.0]), starve_factor=rng.choice([5.0, 50.0]),
+            clone_pause_s=rng.choice([never, never, 20.0]),
+            lost_disk_share=rng.choice([0.0, 0.0, 0.2]), old_disk_share=rng.choice([0.0, 0.0, 0.1]),
+        )  # fmt: skip
+
+    def line(self) -> str:
+        """Return what differs from a calm run, in one line."""
+        shown = [f"{f.name}={getattr(self, f.name):g}" for f in fields(self) if getattr(self, f.name) != f.default]
+        return "process " + (" ".join(shown) or "calm")
+
+
+@dataclass(frozen=True, slots=True)
+class Swarm:
+    """One run. `syncs_s_max`: how long a healthy sync takes at most; `cache_bytes`: the nodes' record cache."""
+
+    nodes: int = 3
+    n: int = 3
+    partition_bits: int = 3
+    cache_bytes: int = 0
+    syncs_s_max: float = 0.005
+    clock_skew_s_max: float = 0.05
+    buggify_share: float = 0.0
+    """Share of the product's buggify points that are active."""
+    is_disk_lying: bool = False
+    """A mutant: syncs do nothing. Do the judges notice?"""
+    network: NetworkSwarm = field(default_factory=NetworkSwarm.calm)
+    disk: DiskSwarm = field(default_factory=DiskSwarm.calm)
+    clock: ClockSwarm = field(default_factory=ClockSwarm.calm)
+    process: ProcessSwarm = field(default_factory=ProcessSwarm.calm)
+
+    @classmethod
+    def draw(cls, seed: int) -> Swarm:
+        """Draw everything from a seed. A tenth of the seeds has a calm network, disk or clock each."""
+        rng = derived_rng(seed, "swarm")
+        return cls(
+            nodes=rng.choice([3, 3, 4, 5]), partition_bits=rng.choice([3, 4]),
+            cache_bytes=rng.choice([0, 20_000, 1 << 20]), syncs_s_max=rng.choice([0.002, 0.005, 0.02, 0.06]),
+            clock_skew_s_max=rng.choice([0.001, 0.05, 0.5]), buggify_share=rng.choice([0.0, BUGGIFY_SHARE_ACTIVE]),
+            network=_or_calm(NetworkSwarm, derived_rng(seed, "network swarm")),
+            disk=_or_calm(DiskSwarm, derived_rng(seed, "disk swarm")),
+            clock=_or_calm(ClockSwarm, derived_rng(seed, "clock swarm")),
+            process=_or_calm(ProcessSwarm, derived_rng(seed, "process swarm")),
+        )  # fmt: skip
+
+    def lines(self) -> tuple[str, ...]:
+        """Return everything, a line for each part."""
+        cluster = (
+            f"cluster nodes={self.nodes} n={self.n} partitions={1 << self.partition_bits} cache={self.cache_bytes} "
+            f"sync<={self.syncs_s_max:g}s skew<={self.clock_skew_s_max:g}s buggify={self.buggify_share:g}"
+        )
+        return cluster, f"network {self.network.line()}", self.disk.line(), self.clock.line(), self.process.line()
+
+
+def _or_calm(kind: type[Part], rng: random.Random) -> Part:
+    is_calm = rng.random() < 0.1
+    return kind.calm() if is_calm else kind.draw(rng)
