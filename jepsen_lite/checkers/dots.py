@@ -22,8 +22,9 @@ import msgpack
 
 from jepsen_lite.checkers.verdict import Broken, Verdict, Violation
 from jepsen_lite.history import text_of
+from kvstore.causality.dvvset import Operation
 from kvstore.errors import Corruption, DecodeError
-from kvstore.ids import StorageKey
+from kvstore.ids import ObjectType, StorageKey
 from kvstore.storage.keyspace import check_storage_key, parse_name
 from kvstore.storage.record import decode_record
 
@@ -71,6 +72,10 @@ def _words(binding: Binding) -> str:
     return (
         f"{'a tombstone' if binding.value is None else repr(binding.value)} of operation {binding.operation_id.hex()}"
     )
+
+
+_TYPE_OFFSET = 8
+"""Of the object type in a storage key, behind the token."""
 
 
 class DotWitness:
@@ -127,7 +132,18 @@ class DotWitness:
             for o in state.operations
             if (o.actor, o.counter) not in there
         ]
+        if storage_key[_TYPE_OFFSET] == ObjectType.LWW:
+            for o in state.operations:
+                self._note_superseded(storage_key, Dot(o.actor, o.counter), o)
         return [violation for violation in found if violation is not None]
+
+    def _note_superseded(self, object_id: bytes, dot: Dot, operation: Operation) -> None:
+        """An lww put that lost on arrival leaves its operation and its dot, and no value: known only if another node held it."""
+        first = self._first_dot.get((object_id, operation.operation_id))
+        bound = self._bound.get(object_id, {})
+        if first is not None and first != dot and dot not in bound:
+            bound[dot] = bound[first]._replace(hlc=operation.hlc)
+            self._note_value(object_id, dot, bound[dot])
 
     def _add(self, broken: Broken, object_id: bytes, message: str) -> Violation:
         violation = Violation(broken, key_of(object_id), message)

@@ -21,7 +21,7 @@ from enum import StrEnum
 from jepsen_lite.sim.atlas import FaultAtlas
 from jepsen_lite.sim.disk import ReadFault, SimDisk, Snapshot
 from jepsen_lite.sim.fault_log import FaultLog
-from kvstore.causality.version_vector import VersionVector, decode_vector
+from kvstore.causality.version_vector import VersionVector, decode_vector, descends
 from kvstore.ids import StorageKey
 from kvstore.storage.engine import Family
 from kvstore.storage.identity import META_NODE_ID
@@ -146,11 +146,17 @@ class DiskNemesis:
             disk.heal()
 
     def look(self, host: str, key: bytes) -> VersionVector | None:
-        """Return the vector of a host's durable record (see `atlas.Look`)."""
+        """Return the vector of a host's durable record (see `atlas.Look`), if that is what its node would serve.
+
+        A batch in doubt may be durable in the log and yet not be seen before the next start, if ever.
+        """
         disk = self._disks[host]
         if disk.is_doomed:
             return None
-        return _vector(key, disk.peek_durable(key))
+        durable, newest = _vector(key, disk.peek_durable(key)), _vector(key, disk.peek(key))
+        if durable is None or newest is None or descends(newest, durable):
+            return durable
+        return newest
 
     # --- passing ------------------------------------------------------------------------------------------------------
 

@@ -23,7 +23,7 @@ from jepsen_lite.sim.disk_faults import DiskFault, DiskNemesis
 from jepsen_lite.sim.fault_log import FaultLog
 from jepsen_lite.sim.net_wire import COUNTERS
 from jepsen_lite.sim.processes import Process
-from jepsen_lite.sim.world import Host, World
+from jepsen_lite.sim.world import PORT, Host, World
 
 __all__ = ["Nemesis", "ProcessFault", "fault_names"]
 
@@ -38,6 +38,7 @@ HURT_S_MAX = 0.02
 """And then a little more, so that the write may meanwhile have reached the others, or have been acknowledged."""
 RESTARTS_MAX = 20
 RESTART_PAUSE_S = 1.0
+JOINS_MAX = 3
 
 
 class ProcessFault(StrEnum):
@@ -277,7 +278,8 @@ class Nemesis:
     async def _restart(self, host: Host, delay_s: float) -> None:
         await asyncio.sleep(delay_s)
         self._change_disk(host)
-        for _ in range(RESTARTS_MAX):
+        # Without --replace the dead member stays an owner, and a cluster with a dead member takes nobody in.
+        for _ in range(RESTARTS_MAX if host.port == PORT else JOINS_MAX):
             if host.is_up:
                 return
             self.processes.note(ProcessFault.RESTART, host.name)
@@ -290,6 +292,9 @@ class Nemesis:
                 self.processes.note(ProcessFault.GONE, host.name, host.refusal)
                 return
             await asyncio.sleep(RESTART_PAUSE_S)
+        if host.port != PORT and not host.is_up:
+            host.is_gone = True
+            self.processes.note(ProcessFault.GONE, host.name, host.refusal)
 
     def _change_disk(self, host: Host) -> None:
         """Once in a while the machine comes back without its disk, or with an old copy of it."""

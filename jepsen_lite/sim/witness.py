@@ -21,7 +21,7 @@ from kvstore.ids import StorageKey
 from kvstore.storage.engine import Engine, Family, OpenReport, Put
 from kvstore.storage.record import check_record
 
-__all__ = ["WitnessedEngine"]
+__all__ = ["CHECKSUM_SIZE_BYTES", "WitnessedEngine"]
 
 CHECKSUM_SIZE_BYTES = 8
 

@@ -35,14 +35,16 @@ from jepsen_lite.sim.network import SimNetwork
 from jepsen_lite.sim.processes import Process, ProcessDied
 from jepsen_lite.sim.swarm import Swarm, derived_rng
 from jepsen_lite.sim.trace import Trace
-from jepsen_lite.sim.witness import WitnessedEngine
+from jepsen_lite.sim.witness import CHECKSUM_SIZE_BYTES, WitnessedEngine
 from kvstore.chaos import FREQUENT
 from kvstore.client.client import AsyncClient
 from kvstore.env import Env
 from kvstore.errors import KVStoreError
+from kvstore.ids import StorageKey
 from kvstore.ring.token import partition_of
+from kvstore.storage.record import check_record
 
-__all__ = ["Host", "World"]
+__all__ = ["PORT", "Host", "World"]
 
 T = TypeVar("T")
 PORT = 7400
@@ -281,11 +283,14 @@ class World:
         topologies = [h.node.placement.topology for h in self.running() if h.node is not None and h.node.is_ready]
         newest = max((t for t in topologies if t is not None), key=lambda t: t.epoch)
         owners = newest.owners_of(partition_of(key, newest.partition_bits))
-        # What is unreadable is healed only when every other owner can be read: see ReadRepair.heal.
-        is_whole = not any(h.is_gone or h.port != PORT for h in self.hosts)
         by_id = {h.node.node_id: h for h in self.running() if h.node is not None and h.node.identity is not None}
         living = [by_id[node_id] for node_id in owners if node_id in by_id]
-        return [host.name for host in living if is_whole or host.disk.peek(key) != b""]
+        return [host.name for host in living if _is_readable(host, key) or self._can_heal(key, living)]
+
+    def _can_heal(self, key: bytes, owners: list[Host]) -> bool:
+        """Whether reads can replace an unreadable copy: every other owner must answer, and one must hold something."""
+        is_whole = not any(host.is_gone or host.port != PORT for host in self.hosts)
+        return is_whole and any(host.disk.peek(key) and _is_readable(host, key) for host in owners)
 
     def states(self, key: bytes) -> dict[str, bytes]:
         """Return what each running owner of a key has applied last, past all faults; b"" if nothing, or unreadable."""
@@ -294,3 +299,8 @@ class World:
 
     def _network_event(self, kind: str, source: str, target: str, data: bytes) -> None:
         self.trace.record(kind, source, target, hashlib.blake2b(data, digest_size=16).digest() if data else b"")
+
+
+def _is_readable(host: Host, key: bytes) -> bool:
+    record = host.disk.peek(key)
+    return record is None or (len(record) > CHECKSUM_SIZE_BYTES and check_record(StorageKey(key), record))
