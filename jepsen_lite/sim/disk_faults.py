@@ -154,9 +154,9 @@ class DiskNemesis:
         if disk.is_doomed:
             return None
         durable, newest = _vector(key, disk.peek_durable(key)), _vector(key, disk.peek(key))
-        if durable is None or newest is None or descends(newest, durable):
+        if durable is not None and newest is not None and descends(newest, durable):
             return durable
-        return newest
+        return newest if durable is not None else None
 
     # --- passing ------------------------------------------------------------------------------------------------------
 
