@@ -201,12 +201,13 @@ class Coordinator:
         return group
 
     def _put_finished(self, started: float, count: int, problem: KVStoreError | None) -> None:
-        self._planner.in_flight -= count
+        took_s = self._loop.time() - started
+        self._planner.ended(count, took_s)
         if problem is not None:
             self._chaos.hit(Probe.WRITE_FELL_SHORT)
             for _ in range(count):
                 self._counters.count_error(problem.code)
-        self.put_latencies.add(self._loop.time() - started, count)
+        self.put_latencies.add(took_s, count)
 
     # --- the others' keys -------------------------------------------------------------------------------------------------
 

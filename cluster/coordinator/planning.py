@@ -6,6 +6,7 @@ never change and N is the cluster's.
 
 from __future__ import annotations
 
+from cluster.coordinator.overload import OverloadGuard
 from cluster.coordinator.quorum import resolve_count, resolve_primary_count
 from cluster.counters import Counters
 from cluster.placement import Placement, Slot
@@ -24,16 +25,21 @@ WriteCounts = tuple[int, int, int]
 
 
 class Planner:
-    """`in_flight` counts the operations this node coordinates; whoever plans one adds to it."""
+    """`in_flight` counts the operations this node coordinates; whoever plans one adds to it, and says when it `ended`."""
 
     def __init__(self, placement: Placement, counters: Counters, *, chaos: Chaos = CALM) -> None:
         self._placement, self._counters, self._chaos = placement, counters, chaos
         self.in_flight = 0
-        self._in_flight_max = chaos.pick(Point.IN_FLIGHT_SMALL, INFLIGHT_PER_NODE_MAX, 2, 8)
+        self._guard = OverloadGuard(chaos.pick(Point.IN_FLIGHT_SMALL, INFLIGHT_PER_NODE_MAX, 2, 8))
         self._write_counts: dict[tuple[str, int, int | None, int | None, int | None], tuple[WriteCounts, int]] = {}
         """And how many owners that needs. Bounded by buckets x N x the few counts that resolve at all."""
         self._read_counts: dict[tuple[str, int], tuple[int, int]] = {}
         """r and pr of reads that ask for nothing special."""
+
+    def ended(self, count: int, took_s: float) -> None:
+        """`count` operations were answered, `took_s` after they began."""
+        self.in_flight -= count
+        self._guard.ended(count, took_s)
 
     @property
     def epoch(self) -> int:
@@ -42,10 +48,11 @@ class Planner:
 
     def plan(self, name: bytes, deadline: float, now: float) -> tuple[Slot, StorageKey, BucketProperties]:
         """Return the slot, storage key and bucket of an object, or raise why the operation cannot be begun."""
-        if self.in_flight >= self._in_flight_max:
+        if self.in_flight >= self._guard.limit:
             self._chaos.hit(Probe.REFUSED_OVERLOADED)
             self._counters.overloaded += 1
-            raise Overloaded("the node coordinates as much as it can", retry_after_s=0.1, in_flight=self.in_flight)
+            retry_after_s = self._guard.refuse(now)
+            raise Overloaded("the node is busy", retry_after_s=round(retry_after_s, 2), in_flight=self.in_flight)
         topology = self._placement.topology
         if topology is None or topology.transfer is not None:
             self._chaos.hit(Probe.REFUSED_IN_TRANSFER)

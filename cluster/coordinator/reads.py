@@ -119,7 +119,7 @@ class Reads:
         """Reply to a get that cannot be answered (part of being a Reader)."""
         self._chaos.hit(Probe.READ_FELL_SHORT)
         self._operations.pop(operation, None)
-        self._planner.in_flight -= 1
+        self._planner.ended(1, self._loop.time() - operation.started)
         self._counters.count_error(error.code)
         fail(operation.token, error)  # type: ignore[arg-type]  # what `begin` put there
 
@@ -153,8 +153,9 @@ class Reads:
         return operation
 
     def _finished(self, count: int, started: float) -> None:
-        self._planner.in_flight -= count
-        self.latencies.add(self._loop.time() - started, count)
+        took_s = self._loop.time() - started
+        self._planner.ended(count, took_s)
+        self.latencies.add(took_s, count)
 
     def _encode(self, key: StorageKey, record: bytes, replied: int, primaries: int, n: int) -> bytes:
         if not record:
