@@ -86,13 +86,13 @@ class FrameService:
     def handle(self, session: Session, requests: Iterator[Request]) -> None:
         """Handle every operation of one frame, apply what they staged, then ask the other owners."""
         frame = self._coordinator.begin(session.reply)
-        now = frame.now
+        now, late_s = frame.now, session.late_s
         peers = PeerGroups(self._replica, session, self._chaos)
         if not self._is_calm:
             requests = self._disturbed(session, requests)
         sender: NodeId | None = None
         for operation_id, verb, version, remaining_ms, key, body in requests:
-            remaining_s = (remaining_ms if remaining_ms < REMAINING_MS_MAX else REMAINING_MS_MAX) / 1000
+            remaining_s = (remaining_ms if remaining_ms < REMAINING_MS_MAX else REMAINING_MS_MAX) / 1000 - late_s
             try:
                 if verb < _REPLICATE:  # the first of the peer verbs
                     deadline = now + remaining_s - (remaining_s / 10 if remaining_s < 0.5 else ANSWER_MARGIN_S)

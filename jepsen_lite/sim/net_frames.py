@@ -15,7 +15,7 @@ import random
 from kvstore.errors import DecodeError
 from kvstore.limits import CHUNK_SIZE_BYTES_MAX
 from kvstore.messages import Verb
-from kvstore.transport.frames import REQUEST_STRIDE, FrameKind, decode_frame
+from kvstore.transport.frames import REQUEST_FIRST, REQUEST_STRIDE, FrameKind, decode_frame
 
 __all__ = ["ChunkMemory", "flip_bit", "is_readable"]
 
@@ -46,7 +46,7 @@ def _requests(frame: bytes) -> tuple[list[int], list[int]]:
         return [], []
     if fields[0] != FrameKind.REQUESTS:
         return [], []
-    return fields[1::REQUEST_STRIDE], fields[2::REQUEST_STRIDE]
+    return fields[REQUEST_FIRST::REQUEST_STRIDE], fields[REQUEST_FIRST + 1 :: REQUEST_STRIDE]
 
 
 def flip_bit(frame: bytes, rng: random.Random) -> bytes:

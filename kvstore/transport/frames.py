@@ -1,7 +1,7 @@
 """Frames: the unit of work on the wire, one flat msgpack array of scalars.
 
     HELLO     [0, protocol_min, protocol_max, cluster id, node id, boot number, boot nonce, topology epoch, address, capabilities]
-    REQUESTS  [1, then for each operation: id, verb, placement_version, remaining_ms, key, body]
+    REQUESTS  [1, sent at, then for each operation: id, verb, placement_version, remaining_ms, key, body]
     REPLIES   [2, topology epoch, then for each operation: id, status, body]
     REFUSED   [3, error]                  the connection ends after it
 
@@ -25,6 +25,7 @@ __all__ = [
     "FrameKind",
     "Hello",
     "REPLY_STRIDE",
+    "REQUEST_FIRST",
     "REQUEST_STRIDE",
     "decode_frame",
     "encode_frame",
@@ -32,6 +33,8 @@ __all__ = [
     "hello_from",
 ]
 
+REQUEST_FIRST = 2
+"""Where the first operation of a REQUESTS frame begins, behind the milliseconds of the sender's own clock: see lateness.py."""
 REQUEST_STRIDE = 6
 REPLY_STRIDE = 3
 _FIELDS_MAX = 2 + REQUEST_STRIDE * FRAME_OPERATIONS_MAX
@@ -114,7 +117,9 @@ def _text_length_max(frame: bytes) -> int:
 def _check(fields: list[Any]) -> None:
     kind = fields[0]
     if kind == FrameKind.REQUESTS and type(kind) is int:
-        _check_columns(fields, 1, REQUEST_STRIDE, (_INT, _INT, _INT, _INT, _BYTES, _BYTES))
+        if len(fields) < 2 or type(fields[1]) is not int:
+            raise DecodeError("REQUESTS begins with the time it was sent at")
+        _check_columns(fields, REQUEST_FIRST, REQUEST_STRIDE, (_INT, _INT, _INT, _INT, _BYTES, _BYTES))
     elif kind == FrameKind.REPLIES and type(kind) is int:
         if len(fields) < 2 or type(fields[1]) is not int:
             raise DecodeError("REPLIES begins with the topology epoch")

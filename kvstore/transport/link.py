@@ -40,6 +40,7 @@ from kvstore.transport.frames import FrameKind, Hello, decode_frame, encode_fram
 __all__ = ["Link", "LinkOptions", "OnReply"]
 
 # Plain ints: an enum's attribute costs more than the comparison.
+_REQUESTS = int(FrameKind.REQUESTS)
 _OK, _PART, _APPLIED = int(Status.OK), int(Status.PART), int(Status.APPLIED)
 OnReply = Callable[[int, bytes], None]
 """(status, body); body of ERROR is `errors.error_to_wire`."""
@@ -205,6 +206,9 @@ class Link:
         if self._coalescer is not None:
             self._coalescer.poke()
 
+    def _request_header(self) -> list[Any]:
+        return [_REQUESTS, int(self._loop.time() * 1000)]
+
     def _welcomed(self, hello: Hello) -> None:
         self.remote, self.remote_epoch = hello, hello.topology_epoch
         self.is_up, self.last_error, self.refusal = True, "", None
@@ -303,7 +307,7 @@ class Link:
     def _accept(self, connection: Connection) -> _Incoming:
         self._connection = connection
         self._coalescer = Coalescer(
-            connection.send, _request_header, unanswered=self._waiting.__len__, company=self.options.company,
+            connection.send, self._request_header, unanswered=self._waiting.__len__, company=self.options.company,
             chaos=self._chaos,
         )  # fmt: skip
         self._parts = Reassembly()
@@ -407,10 +411,6 @@ def _answer(waiter: _Waiter, status: int, body: bytes) -> None:
         waiter.set_result(body)
     else:
         waiter.set_exception(error_from_wire(body))
-
-
-def _request_header() -> list[Any]:
-    return [int(FrameKind.REQUESTS)]
 
 
 def _ignore(status: int, body: bytes) -> None:

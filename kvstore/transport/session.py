@@ -20,7 +20,17 @@ from kvstore.limits import CHUNK_SIZE_BYTES_MAX
 from kvstore.messages import PROTOCOL_VERSION, Status, Verb
 from kvstore.transport.chunks import Reassembly, split
 from kvstore.transport.coalescer import Coalescer
-from kvstore.transport.frames import FrameKind, Hello, decode_frame, encode_frame, hello_fields, hello_from
+from kvstore.transport.frames import (
+    REQUEST_FIRST,
+    REQUEST_STRIDE,
+    FrameKind,
+    Hello,
+    decode_frame,
+    encode_frame,
+    hello_fields,
+    hello_from,
+)
+from kvstore.transport.lateness import Lateness
 
 __all__ = ["REFUSED_LINGER_S", "Request", "Service", "Session"]
 
@@ -50,8 +60,8 @@ class Service(Protocol):
 class Session:
     """One accepted connection. `hello` is the peer's, once it spoke."""
 
-    __slots__ = ("_chaos", "_chunk_bytes", "_coalescer", "_connection", "_is_refused", "_open", "_parts", "_service",
-                 "hello")  # fmt: skip
+    __slots__ = ("_chaos", "_chunk_bytes", "_coalescer", "_connection", "_is_refused", "_lateness", "_loop", "_open", "_parts",
+                 "_service", "hello", "late_s")  # fmt: skip
 
     def __init__(self, connection: Connection, service: Service, *, chaos: Chaos = CALM) -> None:
         self._connection, self._service, self._chaos = connection, service, chaos
@@ -59,7 +69,10 @@ class Session:
         self._chunk_bytes = chaos.pick(Point.CHUNK_SMALL, CHUNK_SIZE_BYTES_MAX, 300, 4_000)
         self._parts = Reassembly()
         self._open = self._is_refused = False
+        self._loop, self._lateness = asyncio.get_running_loop(), Lateness()
         self.hello: Hello | None = None
+        self.late_s = 0.0
+        """How long the frame that is handled now waited on its way: its operations have that much less time left."""
 
     @property
     def peer(self) -> str:
@@ -109,6 +122,7 @@ class Session:
         try:
             fields = decode_frame(frame)
             if fields[0] == FrameKind.REQUESTS and self._open:
+                self.late_s = self._lateness.of(fields[1], int(self._loop.time() * 1000)) / 1000
                 self._service.handle(self, self._whole(fields))
             elif fields[0] == FrameKind.HELLO and self.hello is None:
                 self._greet(hello_from(fields))
@@ -135,9 +149,9 @@ class Session:
 
     def _whole(self, fields: list[Any]) -> Iterator[Request]:
         flat = iter(fields)
-        next(flat)
+        next(flat), next(flat)
         requests = zip(flat, flat, flat, flat, flat, flat, strict=True)
-        if self._parts or int(Verb.PART) in fields[2::6]:
+        if self._parts or int(Verb.PART) in fields[REQUEST_FIRST + 1 :: REQUEST_STRIDE]:
             return self._reassembled(requests)
         return requests
 

@@ -85,7 +85,7 @@ def numbered(count: int) -> list[bytes]:
 
 
 def request(operation_id: int, body: bytes = b"", verb: Verb = Verb.PUT) -> bytes:
-    return encode_frame([FrameKind.REQUESTS, operation_id, int(verb), 0, 1_000, b"key", body])
+    return encode_frame([FrameKind.REQUESTS, 0, operation_id, int(verb), 0, 1_000, b"key", body])
 
 
 async def arrivals(recorder: Recorder, count: int) -> list[float]:

@@ -64,7 +64,7 @@ class Run:
         if side.recorders:
             recorder = side.recorders[-1]
             self.number += 1
-            frame = encode_frame([FrameKind.REQUESTS, self.number, int(Verb.PUT), 0, 0, b"key", body])
+            frame = encode_frame([FrameKind.REQUESTS, 0, self.number, int(Verb.PUT), 0, 0, b"key", body])
             self.sent.setdefault(recorder, []).append(frame)
             recorder.connection.send(frame)
 

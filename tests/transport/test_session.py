@@ -86,7 +86,7 @@ def test_an_admitted_peer_is_welcomed_and_answered() -> None:
 
     async def test(f: Fixture) -> None:
         f.greet()
-        f.receive([1, *request(10, b"echo", b"one"), *request(11, b"error")])
+        f.receive([1, 0, *request(10, b"echo", b"one"), *request(11, b"error")])
         f.service.epoch = 4
         await asyncio.sleep(0.01)
 
@@ -109,7 +109,7 @@ def test_requests_before_the_welcome_are_refused(is_greeted: bool) -> None:
         f.service.is_mute = True
         if is_greeted:
             f.greet()
-        f.receive([1, *request(10, b"echo")])
+        f.receive([1, 0, *request(10, b"echo")])
 
         assert type(f.refusal()) is DecodeError
         assert f.service.handled == []
@@ -128,7 +128,7 @@ def test_requests_before_the_welcome_are_refused(is_greeted: bool) -> None:
         bytes(FRAME_SIZE_BYTES_MAX + 1),
         GREETING,
         encode_frame([1, 2, 3]),
-        encode_frame([1, *request(10, b"echo"), *request(11, b"echo")[:-1], "text"]),
+        encode_frame([1, 0, *request(10, b"echo"), *request(11, b"echo")[:-1], "text"]),
     ],
     ids=["garbage", "nothing", "unknown kind", "replies", "a refusal", "too large", "a second hello", "short", "text"],
 )
@@ -181,7 +181,7 @@ def test_a_refused_peer_has_time_to_read_why() -> None:
         assert f.connection.closed_with == []
 
         f.greet()
-        f.receive([1, *request(10, b"echo")])
+        f.receive([1, 0, *request(10, b"echo")])
         await asyncio.sleep(REFUSED_LINGER_S + 0.1)
 
         assert len(f.connection.sent) == 1
@@ -197,10 +197,10 @@ def test_a_welcome_that_comes_too_late_has_no_effect() -> None:
     async def test(f: Fixture) -> None:
         f.service.is_mute = True
         f.greet()
-        f.receive([1, *request(10, b"echo")])
+        f.receive([1, 0, *request(10, b"echo")])
 
         f.session.welcome(HELLO)
-        f.receive([1, *request(11, b"echo")])
+        f.receive([1, 0, *request(11, b"echo")])
 
         assert [fields[0] for fields in f.connection.fields] == [FrameKind.REFUSED]
         assert f.service.handled == []
@@ -236,9 +236,9 @@ def test_a_large_request_is_handed_over_whole() -> None:
     async def test(f: Fixture) -> None:
         chunk = b"x" * CHUNK_SIZE_BYTES_MAX
         f.greet()
-        f.receive([1, *request(10, b"", chunk, Verb.PART), *request(11, b"silent", b"small")])
-        f.receive([1, *request(10, b"", chunk, Verb.PART)])
-        f.receive([1, *request(10, b"silent", b"end"), *request(12, b"silent")])
+        f.receive([1, 0, *request(10, b"", chunk, Verb.PART), *request(11, b"silent", b"small")])
+        f.receive([1, 0, *request(10, b"", chunk, Verb.PART)])
+        f.receive([1, 0, *request(10, b"silent", b"end"), *request(12, b"silent")])
 
         assert [r[0] for r in f.service.handled] == [11, 10, 12]
         assert f.service.handled[1][5] == chunk + chunk + b"end"
@@ -250,7 +250,7 @@ def test_unfinished_chunks_beyond_the_bound_end_the_connection() -> None:
     """A peer cannot make us hold more than REASSEMBLY_BYTES_MAX."""
 
     async def test(f: Fixture) -> None:
-        frame = encode_frame([1, *request(10, b"", bytes(3 * CHUNK_SIZE_BYTES_MAX), Verb.PART)])
+        frame = encode_frame([1, 0, *request(10, b"", bytes(3 * CHUNK_SIZE_BYTES_MAX), Verb.PART)])
         f.greet()
         for _ in range(REASSEMBLY_BYTES_MAX // (3 * CHUNK_SIZE_BYTES_MAX)):
             f.session.frame_received(frame)
