@@ -23,8 +23,12 @@ from typing import Any
 
 import click
 
+from jepsen_lite.workloads.catalogue import DEFAULT_NAME, WORKLOADS
+
 __all__ = ["main"]
 
+NOT_FAULTS = ("net_frames_delivered", "net_frames_dropped", "net_heals", "restart")
+"""Counted beside the faults, and not faults."""
 HASH_SEEDS = ("1", "4242")
 """Of the first and the second run of a seed."""
 
@@ -41,7 +45,10 @@ def _seeds(_context: click.Context, _parameter: click.Parameter, text: str) -> r
     return range(int(first), int(end)) if dots else range(int(first), int(first) + 1)
 
 
-_workload = click.option("--workload", default="mix", show_default=True, help="See `jepsen-lite list`.")
+_workload = click.option(
+    "--workload", type=click.Choice([name for name, _ in WORKLOADS]), default=DEFAULT_NAME, show_default=True,
+    help="See `jepsen-lite list`.",
+)  # fmt: skip
 _duration = click.option(
     "--duration", "duration_s", default=60.0, show_default=True, help="Virtual seconds of load and faults."
 )
@@ -93,7 +100,6 @@ def replay(seed: int, workload: str, duration_s: float, as_json: bool) -> None:
 def list_() -> None:
     """List workloads, faults, buggify points and probes."""
     from jepsen_lite.sim.nemesis import fault_names
-    from jepsen_lite.workloads.catalogue import WORKLOADS
     from kvstore.chaos import Point, Probe
 
     for name, says in WORKLOADS:
@@ -157,7 +163,7 @@ def _show(report: dict[str, Any], *, as_json: bool, everything: bool = False) ->
     if as_json:
         click.echo(json.dumps(report))
         return
-    faults = sum(report["faults"].values())
+    faults = sum(count for name, count in report["faults"].items() if name not in NOT_FAULTS)
     click.echo(
         f"seed {report['seed']:<5} {'ok ' if report['ok'] else 'BAD'} {report['hash'][:16]}  {report['ops']} operations, "
         f"{report['acked']} acknowledged, {faults} faults, {report['virtual_s']:.0f} virtual s in {report['cpu_s']:.1f} CPU s"

@@ -10,23 +10,28 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from typing import Any
 
+from jepsen_lite.checkers.durable import DurableJudge
 from jepsen_lite.checkers.verdict import Verdict
 from jepsen_lite.history import History, OpType
 from jepsen_lite.judges import Evidence, broken, judge, unjudged
 from jepsen_lite.recorder import Board, Recorder
 from jepsen_lite.sim.nemesis import Nemesis
+from jepsen_lite.sim.peek import copies, left_waiting, retries_worked, rolled_back
 from jepsen_lite.sim.swarm import Swarm
 from jepsen_lite.sim.world import World
 from jepsen_lite.workloads.catalogue import DEFAULT_NAME, draw, open_reader, open_recorder, work, workload_line
-from jepsen_lite.workloads.finals import final_reads
+from jepsen_lite.workloads.finals import final_reads, last_writes
 
 __all__ = ["Report", "RunOptions", "replay_line", "run_seed"]
 
 CLIENTS = 8
 DURATION_S = 60.0
 MORE_MAX = 10
+LARGE_LAST_SHARE = 0.34
+"""Of runs, those that end with records of several chunks: two values of the largest size cost 0.2 CPU s."""
 UNTIL_S_MORE = 300.0
 """Virtual time within which a run has to end: a cluster that does not come back is an error."""
 
@@ -83,7 +88,7 @@ def run_seed(seed: int, options: RunOptions | None = None) -> Report:
     started_s = time.process_time()
     try:
         report = run.world.run(run.main(), until_s=options.duration_s * (2 + MORE_MAX) + UNTIL_S_MORE)
-    except Exception as error:  # the boundary of a run: whatever happened in it is its verdict
+    except Exception as error:  # boundary: whatever happened in a run is its verdict
         error.add_note(f"the last events were\n{run.world.trace.tail()}\nreplay: {replay_line(seed, options)}")
         notes = "\n".join(getattr(error, "__notes__", ()))
         report = run.report([], [f"{type(error).__name__}: {error}\n{notes}"])
@@ -97,6 +102,10 @@ class _Run:
         self.options = options
         self.world = World(seed, options.swarm)
         self.history, self.board = History(), Board()
+        durable = DurableJudge(
+            self.world.witness, partial(copies, self.world), lambda key: key in self.world.atlas.ever_damaged
+        )
+        self.board.durable, self.board.retries_worked = durable, partial(retries_worked, self.world)
         self.names = [f"c{number}" for number in range(options.clients)]
         self._rngs = {name: self.world.rng(f"client {name}") for name in self.names}
         self.nemesis = Nemesis(self.world, self.names)
@@ -118,7 +127,7 @@ class _Run:
         verdicts = judge(await self._evidence())
         await world.stop_all()
         unproved = [f"not judged: {each}" for each in unjudged(verdicts) if not each.startswith("set_full")]
-        return self.report(verdicts, [*broken(verdicts, self.history), *unproved])
+        return self.report(verdicts, [*world.problems, *broken(verdicts, self.history), *unproved])
 
     async def _load(self, recorders: Sequence[Recorder], duration_s: float) -> None:
         """Let clients work and faults happen for this long."""
@@ -135,10 +144,16 @@ class _Run:
     async def _evidence(self) -> Evidence:
         world = self.world
         reader = open_reader(world, self.history, self.board)
-        finals = await final_reads(world, reader, list(self.board.touched))
+        healed_s = world.loop.time()
+        unwritten = await last_writes(reader, is_large=world.rng("last writes").random() < LARGE_LAST_SHARE)
+        finals = await final_reads(world, reader, list(self.board.touched), healed_s=healed_s)
         await reader.close()
         clocks = [host.clock for host in world.hosts]
-        return Evidence(history=self.history, witness=world.witness, finals=finals, board=self.board, clocks=clocks)
+        return Evidence(
+            history=self.history, witness=world.witness, finals=finals, board=self.board, clocks=clocks,
+            left_waiting=left_waiting(world), rolled_back=rolled_back(world), unwritten=unwritten,
+            doubles_requests=world.swarm.network.doubles_requests,
+        )  # fmt: skip
 
     def report(self, verdicts: Sequence[Verdict], violations: list[str]) -> Report:
         """Return what is known by now."""

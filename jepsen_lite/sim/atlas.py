@@ -57,6 +57,8 @@ class FaultAtlas:
         self._hosts, self._dw = list(hosts), dw
         self._dw_of_key: dict[bytes, int] = {}
         self._damaged: dict[bytes, dict[str, VersionVector]] = {}
+        self.ever_damaged: dict[bytes, None] = {}
+        """Every key of which a copy was damaged, healed or not."""
         self.decisions: deque[Decision] = deque(maxlen=DECISIONS_KEPT_MAX)
 
     def acknowledged(self, key: bytes, dw: int) -> None:
@@ -72,6 +74,7 @@ class FaultAtlas:
         if decision.is_allowed:
             for key in wanted:
                 self._damaged.setdefault(key, {})[host] = self._known(key, look)
+                self.ever_damaged[key] = None
         return decision
 
     def observe(self, look: Look) -> list[tuple[str, bytes]]:
@@ -95,6 +98,12 @@ class FaultAtlas:
             self._damaged[key].pop(host, None)
             if not self._damaged[key]:
                 del self._damaged[key]
+
+    def due_from_heal(self, host: str, key: bytes) -> VersionVector | None:
+        """Return what a record that replaces the host's damaged copy must have seen: what others held durably when it was
+        damaged. None if it was not, or if it is not the only damaged one."""
+        damaged = self._damaged.get(key, {})
+        return damaged.get(host) if len(damaged) == 1 else None
 
     @property
     def damaged(self) -> Mapping[bytes, tuple[str, ...]]:

@@ -38,6 +38,9 @@ HURT_S_MAX = 0.02
 """And then a little more, so that the write may meanwhile have reached the others, or have been acknowledged."""
 RESTARTS_MAX = 20
 RESTART_PAUSE_S = 1.0
+BRING_BACK_S = 1.0
+CLONE_WAIT_S = 20.0
+"""A second node with one identity must have been refused by then, while the first one runs and its peers hear it."""
 JOINS_MAX = 3
 
 
@@ -119,6 +122,7 @@ class Nemesis:
         ):  # fmt: skip
             tasks.append(world.loop.create_task(self._repeat(pause_s, strike, ends_at)))
         tasks.append(world.loop.create_task(self._hurt_disks(ends_at)))
+        tasks.append(world.loop.create_task(self._bring_back(ends_at)))
         await asyncio.sleep(max(0.0, ends_at - world.loop.time()))
         for task in tasks:
             task.cancel()
@@ -145,10 +149,41 @@ class Nemesis:
         for host in world.hosts:
             if not host.is_up and not host.is_gone:
                 await self._restart(host, 0.0)
+        if self._swarm.clone_pause_s != float("inf"):
+            await self._try_clone()
 
-    def heal_step(self) -> None:
-        """Let the atlas see what was repaired meanwhile."""
-        self._world.atlas.observe(self._disk_nemesis.look)
+    async def _try_clone(self) -> None:
+        """Start a second node on a copy of a disk, while the first one runs: it must be refused, whatever kind of copy it is."""
+        world = self._world
+        original = self._rng.choice([host for host in world.running() if host.node is not None and host.node.is_ready])
+        if not await self._is_heard(original):
+            return  # then who comes first is taken for the original, and nothing is wrong with that
+        clone = world.make_host("x0")
+        clone.is_new = False
+        self._disk_nemesis.clone(original.disk, clone.disk, is_block_level=self._rng.random() < 0.5)
+        started = world.loop.create_task(world.start(clone))
+        await asyncio.sleep(CLONE_WAIT_S)
+        if started.done() and started.result() and clone.is_up and clone.node is not None and clone.node.is_ready:
+            world.problems.append(f"clone: a second node with the identity of {original.name} was taken in")
+        else:
+            self.processes.note(ProcessFault.CLONE, clone.name, clone.refusal)
+        if clone.is_up:
+            world.kill(clone, is_power_loss=False)
+        started.cancel()
+        await _ended(started)
+        if not original.is_up:
+            world.problems.append(f"clone: {original.name} ended because of a copy of itself")
+
+    async def _is_heard(self, original: Host) -> bool:
+        """Wait until every other node has a connection to this one."""
+        assert original.node is not None
+        for _ in range(round(CLONE_WAIT_S)):
+            nodes = [host.node for host in self._world.running() if host.node is not None and host is not original]
+            links = [node.peers.link(original.node.node_id) for node in nodes]
+            if links and all(link is not None and link.is_up for link in links):
+                return True
+            await asyncio.sleep(1)
+        return False
 
     # --- processes ----------------------------------------------------------------------------------------------------
 
@@ -212,26 +247,32 @@ class Nemesis:
 
         host.is_power_lost_next = is_power_loss
         loop.on_point = dies
-        await self._wait_death(host, victim, rng)
-        loop.on_point = None
+        try:
+            await self._wait_death(host, victim, rng)
+        finally:
+            loop.on_point = None
 
     async def _crash_at_event(self, host: Host, rng: random.Random, *, is_power_loss: bool) -> None:
         victim = host.process
         assert victim is not None, "it was up a moment ago"
         host.is_power_lost_next = is_power_loss
         self._world.loop.kill_after(victim, rng.randint(1, EVENTS_MAX))
-        if await self._wait_death(host, victim, rng):
-            self.processes.note(ProcessFault.AT_EVENT, host.name)
-        else:
+        try:
+            if await self._wait_death(host, victim, rng):
+                self.processes.note(ProcessFault.AT_EVENT, host.name)
+        finally:
             victim.dies_at_event = None
 
     async def _wait_death(self, host: Host, victim: Process | None, rng: random.Random) -> bool:
-        for _ in range(round(POINT_WAIT_S_MAX / 0.01)):
-            if host.process is not victim:
-                break
-            await asyncio.sleep(0.01)
+        try:
+            for _ in range(round(POINT_WAIT_S_MAX / 0.01)):
+                if host.process is not victim:
+                    break
+                await asyncio.sleep(0.01)
+        finally:
+            if host.process is victim:
+                host.is_power_lost_next = False
         if host.process is victim:
-            host.is_power_lost_next = False
             return False
         self._restart_later(host, rng)
         return True
@@ -266,6 +307,15 @@ class Nemesis:
         self._world.loop.call_later(rng.uniform(0, 5.0), self._world.loop.slow_down, process, 1.0)
 
     # --- coming back --------------------------------------------------------------------------------------------------
+
+    async def _bring_back(self, ends_at: float) -> None:
+        """Start again whoever ended by itself, as a supervisor does."""
+        rng = random.Random(self._rng.getrandbits(64))
+        while self._world.loop.time() < ends_at:
+            await asyncio.sleep(BRING_BACK_S)
+            for host in self._world.hosts:
+                if not host.is_up:
+                    self._restart_later(host, rng)
 
     def _restart_later(self, host: Host, rng: random.Random) -> None:
         if host.is_gone or self._is_over:

@@ -102,8 +102,8 @@ def _close(work: Coroutine[Any, Any, Any], context: Context) -> None:
             return
         except RuntimeError:
             continue  # it awaited while it was closed: it is now suspended there (or it raised this, and is closed)
-        except (Exception, ProcessKilled):
-            return  # boundary: the last words of a dead process interest nobody
+        except (Exception, ProcessKilled):  # boundary: the last words of a dead process interest nobody
+            return
 
 
 def _close_arguments(work: Coroutine[Any, Any, Any], context: Context) -> None:

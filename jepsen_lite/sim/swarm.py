@@ -21,7 +21,7 @@ from jepsen_lite.sim.net_swarm import NetworkSwarm
 __all__ = ["ProcessSwarm", "Swarm", "derived_rng"]
 
 BUGGIFY_SHARE_ACTIVE = 0.25
-Part = TypeVar("Part", NetworkSwarm, DiskSwarm, ClockSwarm, "ProcessSwarm")
+Part = TypeVar("Part", NetworkSwarm, ClockSwarm, "ProcessSwarm")
 
 
 def derived_rng(seed: int, name: str) -> random.Random:
@@ -110,7 +110,7 @@ class Swarm:
             cache_bytes=rng.choice([0, 20_000, 1 << 20]), syncs_s_max=rng.choice([0.002, 0.005, 0.02, 0.06]),
             clock_skew_s_max=rng.choice([0.001, 0.05, 0.5]), buggify_share=rng.choice([0.0, BUGGIFY_SHARE_ACTIVE]),
             network=_or_calm(NetworkSwarm, derived_rng(seed, "network swarm")),
-            disk=_or_calm(DiskSwarm, derived_rng(seed, "disk swarm")),
+            disk=_disk_swarm(derived_rng(seed, "disk swarm")),
             clock=_or_calm(ClockSwarm, derived_rng(seed, "clock swarm")),
             process=_or_calm(ProcessSwarm, derived_rng(seed, "process swarm")),
         )  # fmt: skip
@@ -122,6 +122,13 @@ class Swarm:
             f"sync<={self.syncs_s_max:g}s skew<={self.clock_skew_s_max:g}s buggify={self.buggify_share:g}"
         )
         return cluster, f"network {self.network.line()}", self.disk.line(), self.clock.line(), self.process.line()
+
+
+def _disk_swarm(rng: random.Random) -> DiskSwarm:
+    """In a seventh of the seeds a disk may fail for good."""
+    if rng.random() < 0.1:
+        return DiskSwarm.calm()
+    return DiskSwarm.draw(rng, is_ending=rng.random() < 1 / 7)
 
 
 def _or_calm(kind: type[Part], rng: random.Random) -> Part:

@@ -21,6 +21,7 @@ import asyncio
 import hashlib
 import random
 from collections.abc import Coroutine
+from functools import partial
 from typing import Any, TypeVar
 
 from cluster.node import Node, NodeOptions
@@ -97,12 +98,14 @@ class World:
         self.buggify = Buggify(self.rng("buggify"), p_active=self.swarm.buggify_share)
         self.buggify.quiet(FREQUENT)  # a join is one attempt, which any lost connection cancels
         self.network = SimNetwork(self.rng("network"), on_event=self._network_event)
-        self.hosts = [self._make_host(f"n{number}") for number in range(self.swarm.nodes)]
+        self.hosts = [self.make_host(f"n{number}") for number in range(self.swarm.nodes)]
         self.atlas = FaultAtlas([host.name for host in self.hosts])
         self.client_clocks: dict[str, SimClock] = {}
         self._clients_made = 0
         self.lost_batches = 0
         self.is_formed = False
+        self.problems: list[str] = []
+        """What the nemesis itself saw go wrong."""
         self.deaths: list[str] = []
         """Nodes that ended themselves, and why: expected only where a disk was broken for good."""
 
@@ -139,7 +142,8 @@ class World:
         except KVStoreError as error:
             return self._refused(host, error)
         host.engine = WitnessedEngine(
-            inner, node=host.name, trace=self.trace, witness=self.witness, disk=host.disk
+            inner, node=host.name, trace=self.trace, witness=self.witness, disk=host.disk,
+            due_from_heal=partial(self.atlas.due_from_heal, host.name),
         )  # fmt: skip
         host.engine.see_all()
         self.trace.record("start", host.name, host.starts, int(inner.report.history_may_be_missing))
@@ -244,7 +248,8 @@ class World:
         """Return the hosts whose process runs."""
         return [host for host in self.hosts if host.is_up]
 
-    def _make_host(self, name: str) -> Host:
+    def make_host(self, name: str) -> Host:
+        """Return a machine; it is not one of `hosts` unless the world was made with it."""
         sync_s = (CALM_SYNC_S_MIN, self.swarm.syncs_s_max)
         disk = SimDisk(name, self.rng(f"disk {name}"), now=self.loop.time, sync_s=sync_s)
         return Host(name, self._clock(name), disk)

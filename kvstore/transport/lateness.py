@@ -4,7 +4,8 @@
               ──[ sent at 6.000 ]──────── … ───►  received at 914.501       offset 908.501   1.5 s late
 
 A clock's offset is unknown, but the same for all frames of a connection; so the smallest difference ever seen is the quickest
-way, and whatever a frame took longer it spent waiting: in a clogged network, in a queue of ours, or while we were stopped. Without
+way, and whatever a frame took longer it spent waiting: in a clogged network, in a queue of ours, or while we were stopped.
+Without
 that, a node that is behind works for clients that gave up long ago, and a paused one carries out old writes as if they were new.
 
 The floor is that of the last one or two windows, because clocks drift apart (50 ppm are 3 ms a minute).

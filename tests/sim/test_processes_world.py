@@ -15,7 +15,10 @@ from typing import Any
 import pytest
 
 from cluster.node import Node
+from jepsen_lite.sim.boundary import ProcessTransport
+from jepsen_lite.sim.clock import SimClock
 from jepsen_lite.sim.processes import Process
+from jepsen_lite.sim.swarm import Swarm
 from jepsen_lite.sim.world import Host, World
 from kvstore.client.client import AsyncClient
 from kvstore.errors import KVStoreError
@@ -25,18 +28,15 @@ POINTS = ("frame sent", "about to apply", "applied", "about to sync", "synced")
 
 def in_world(seed: int, story: Callable[[World], Coroutine[Any, Any, Any]]) -> Any:
     """Run a story in a world in which at most two minutes pass; what the dead leave behind must make no noise."""
-    world = World(seed)
+    world = World(seed, Swarm())
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         return world.run(story(world), until_s=120)
 
 
-def make_client(world: World, name: str = "c0") -> AsyncClient:
+def make_client(world: World) -> AsyncClient:
     """A client of the harness: it costs nothing and nobody kills it."""
-    return AsyncClient(
-        [host.address for host in world.hosts], transport=world.network.transport(name), clock=world.clock(name),
-        rng=world.rng(f"client {name}"), attempt_timeout=0.4,
-    )  # fmt: skip
+    return world.open_client("c0", attempt_timeout=0.4)
 
 
 def process_of(host: Host) -> Process:
@@ -59,11 +59,11 @@ async def put_while_dying(world: World, host: Host) -> None:
     assert victim.is_dead and host.process is None
     assert world.loop.pending_tasks(victim) == []
     events = victim.events
-    await world.start(host)
+    assert await world.start(host)
     for number in acked:
         assert (await client.get(f"k{number}", r=3, timeout=10)).value == number
     assert victim.events == events
-    assert not world.witness.duplicates
+    assert world.witness.verdict().violations == ()
     await client.close()
     await world.stop_all()
 
@@ -73,7 +73,7 @@ def test_a_node_may_die_at_any_callback(is_power_loss: bool) -> None:
     """P1: just before its n-th next one, for many n; what was acknowledged is on all replicas afterwards."""
 
     async def story(world: World, events: int) -> None:
-        await world.start_all()
+        await world.form()
         host = world.hosts[events % 3]
         host.is_power_lost_next = is_power_loss
         world.loop.kill_after(process_of(host), events)
@@ -88,7 +88,7 @@ def test_a_node_may_die_at_any_point_of_its_disk_and_network(point: str) -> None
     """Named points between two awaits: the callback that reaches one unwinds and does nothing more."""
 
     async def story(world: World, count: int) -> None:
-        await world.start_all()
+        await world.form()
         victim, left = process_of(world.hosts[count % 3]), [count]
 
         def dies(process: Process, name: str) -> bool:
@@ -107,9 +107,9 @@ def test_a_node_may_die_while_it_starts() -> None:
     """At any callback of its start: the harness is told that it is down, and the next start comes up."""
 
     async def story(world: World, events: int) -> int:
-        await world.start_all()
+        await world.form()
         host = world.hosts[1]
-        await world.crash(host, is_power_loss=False)
+        world.kill(host, is_power_loss=False)
         starting = world.loop.create_task(world.start(host))
         while host.process is None:
             await _turn(world)
@@ -117,7 +117,7 @@ def test_a_node_may_die_while_it_starts() -> None:
         await starting
         is_dead = host.process is None
         if is_dead:
-            await world.start(host)
+            assert await world.start(host)
         world.loop.kill_after(process_of(host), None)
         await world.stop_all()
         return int(is_dead)
@@ -137,15 +137,15 @@ def test_of_a_crashed_node_nothing_is_left_in_memory() -> None:
     nodes: list[weakref.ref[Node]] = []
 
     async def story(world: World) -> None:
-        await world.start_all()
+        await world.form()
         client = make_client(world)
         for number in range(3):
             host = world.hosts[number]
             assert host.node is not None
             nodes.append(weakref.ref(host.node))
             await client.put("k", number)
-            await world.crash(host, is_power_loss=True)
-            await world.start(host)
+            world.kill(host, is_power_loss=True)
+            assert await world.start(host)
         await client.put("k", 9)
         gc.collect()
         assert [node() for node in nodes] == [None, None, None]
@@ -159,7 +159,7 @@ def test_a_paused_node_is_survived_and_comes_back_with_stale_state() -> None:
     """P5: longer than every timeout of the others; then its queue and its timers run, and it takes part again."""
 
     async def story(world: World) -> None:
-        await world.start_all()
+        await world.form()
         client, paused = make_client(world), process_of(world.hosts[2])
         await client.put("k", "before")
         world.loop.pause(paused)
@@ -189,7 +189,7 @@ def test_a_starved_node_is_slow_and_its_peers_are_not() -> None:
     """P6: requests to a node whose CPU is 500 times slower take longer; the others answer as before."""
 
     async def story(world: World, factor: float) -> tuple[float, float]:
-        await world.start_all()
+        await world.form()
         client, times = make_client(world), []
         world.loop.slow_down(process_of(world.hosts[2]), factor)
         for count in (2, 3):
@@ -209,13 +209,15 @@ def test_clients_can_be_processes_too() -> None:
     """With a CPU of their own; a killed one leaves its connections to the network, and its tasks to nobody."""
 
     async def story(world: World) -> None:
-        await world.start_all()
-        process = world.spawn_client("c7")
+        await world.form()
+        process = world.loop.spawn("c7")
+        process.on_death.append(partial(world.network.crash, "c7"))
+        transport = ProcessTransport(world.loop, process, world.network.transport("c7"))
         shown: list[object] = []
 
         async def work() -> None:
             client = AsyncClient(
-                [host.address for host in world.hosts], transport=world.transport(process), clock=world.clock("c7"),
+                [host.address for host in world.hosts], transport=transport, clock=SimClock(world.loop),
                 rng=world.rng("client c7"),
             )  # fmt: skip
             for number in range(1_000):

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import random
+from dataclasses import replace
 from typing import cast
 
 import pytest
 
 from jepsen_lite.checkers.dots import DotWitness
+from jepsen_lite.checkers.durable import DurableJudge
+from jepsen_lite.checkers.sent_once import check_sent_once
 from jepsen_lite.checkers.verdict import Broken
 from jepsen_lite.history import ContextKind, F, History, Kind, OpType
 from jepsen_lite.judges import Evidence, broken, check_lww_clocks, final_reads, judge, unjudged
 from jepsen_lite.recorder import Counts, Target
 from jepsen_lite.sim.clock import SimClock, must_win
 from jepsen_lite.workloads.catalogue import draw, work
+from jepsen_lite.workloads.finals import last_writes
 from kvstore.errors import ReadQuorumUnsatisfied, Timeout
+from kvstore.ids import StorageKey
 from tests.workloads.fake_world import FakeWorld, Lies
 
 K, OTHER, SET, LWW = (
@@ -201,3 +206,100 @@ def test_no_workload_finds_fault_with_a_truthful_store(name: str) -> None:
         evidence = world.run(main())
         assert broken(judge(evidence), evidence.history) == [], f"seed {seed}"
         assert len(evidence.history) > 20
+
+
+# --- what is seen of nodes, and of how often a write was sent --------------------------------------------------------
+
+
+def test_nodes_that_wait_for_ever_or_should_not_be_there_are_found() -> None:
+    """Work that is left over, a disk from yesterday, an object that nobody can write to."""
+    good = run(Lies())
+    bad = replace(good, left_waiting={"n1": 3}, rolled_back=("n2",), unwritten=(K,))
+
+    assert "nodes" not in found(good)
+    assert found(bad)["nodes"] == [Broken.LEFT_WAITING, Broken.ROLLED_BACK, Broken.UNSETTLED]
+
+
+@pytest.mark.parametrize(("attempts", "broken"), [(1, [Broken.MINTED_TWICE]), (2, []), (None, [])])
+def test_a_write_that_was_sent_once_has_one_dot(attempts: int | None, broken: list[Broken]) -> None:
+    """Two coordinators may each take a write that was sent twice, or that may have been."""
+    history = History()
+    op = history.invoke(0, F.PUT, "k", time_ns=0, value="v")
+    history.complete(op, OpType.OK, time_ns=1, attempts=attempts)
+
+    assert [each.broken for each in check_sent_once(history, ["v"]).violations] == broken
+    assert check_sent_once(history, []).is_ok
+
+
+@pytest.mark.parametrize(("elsewhere", "attempts"), [(0, 1), (1, None)])
+def test_a_write_during_which_nobody_retried_was_sent_once(elsewhere: int, attempts: int | None) -> None:
+    """Whose retry it was is not asked."""
+    world, count = FakeWorld(), 5
+
+    async def main() -> None:
+        nonlocal count
+        recorder = world.recorder("a")
+        world.board.retries_worked = lambda: count
+        task = world.loop.create_task(recorder.put(K, ContextKind.BLIND))
+        await asyncio.sleep(0)
+        count += elsewhere
+        await task
+
+    world.run(main())
+
+    assert world.history.ops[-1].attempts == attempts
+
+
+def test_the_disks_are_looked_at_when_clients_are_answered() -> None:
+    """The fake's writes are on no disk, and it says that they are on three."""
+    world = FakeWorld()
+    world.board.durable = DurableJudge(world.witness, lambda key: [], lambda key: False)
+
+    async def main() -> Evidence:
+        recorder = world.recorder("a")
+        await recorder.put(K, ContextKind.BLIND)
+        await recorder.add(SET, ContextKind.BLIND)
+        await recorder.delete(K, ContextKind.BLIND)
+        finals = await final_reads(world, recorder, [], settle_s=0.0, bound_s=1.0)
+        return Evidence(history=world.history, witness=world.witness, finals=finals, board=world.board)
+
+    evidence = world.run(main())
+
+    assert found(evidence)["durable"] == [Broken.UNSYNCED] * 2
+    assert evidence.board.durable is not None and evidence.board.durable.writes == 2
+
+
+def test_values_put_together_are_writes_of_their_own() -> None:
+    """Each by a process of its own, all under way at once."""
+    world = FakeWorld()
+
+    async def main() -> None:
+        recorder = world.recorder("a")
+        world.fail_next(Timeout("no answer"), applied=True)
+        await recorder.put_together(K, 3)
+        assert await recorder.put(K, ContextKind.BLIND) is OpType.OK
+
+    world.run(main())
+
+    ops = world.history.ops
+    assert [op.type for op in ops[:3]] == [OpType.INVOKE] * 3 and len({op.process for op in ops[:3]}) == 3
+    assert sorted(op.type for op in ops[3:6]) == [OpType.INFO, OpType.OK, OpType.OK]
+    assert ops[-1].process == 0
+
+
+@pytest.mark.parametrize(("fails", "unwritten"), [(0, 0), (2, 0), (3, 1)])
+def test_what_is_healed_takes_writes_again(fails: int, unwritten: int) -> None:
+    """A link that is just coming back is no reason to complain, three refusals are."""
+    world = FakeWorld()
+
+    async def main() -> list[Target]:
+        for _ in range(fails):
+            world.fail_next(Timeout("no answer"))
+        return await last_writes(world.recorder("a"), is_large=True)
+
+    assert len(world.run(main())) == unwritten
+    assert max(len(value) for value in _written(world)) > 1_000_000
+
+
+def _written(world: FakeWorld) -> list[bytes]:
+    return [s.value or b"" for record in world._records for s in world.state(StorageKey(record)).siblings]
