@@ -3,7 +3,7 @@
     Evidence(history, witness, finals, clocks, …) ── judge ──► [Verdict]        broken(verdicts) ──► lines; none is a good run
 
     black box   causality  phantoms  lww  lww_clocks  resurrection  siblings  set_full  refused
-    white box   dots  dot_causality  convergence  counts         figures only: staleness
+    white box   dots  dot_causality  convergence  counts  durable  sent_once  nodes           figures only: staleness
 
 What is covered
   * Every acknowledged write must survive, also one with w=1 or dw=1: what may be lost is bounded where the damage is done
@@ -15,7 +15,7 @@ What is covered
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from jepsen_lite.checkers.causality import check_causality, check_phantoms
@@ -24,6 +24,7 @@ from jepsen_lite.checkers.dot_causality import Observed, check_dot_causality, ob
 from jepsen_lite.checkers.dots import Binding, Dot, DotWitness
 from jepsen_lite.checkers.lww import check_lww
 from jepsen_lite.checkers.resurrection import check_resurrection
+from jepsen_lite.checkers.sent_once import check_sent_once
 from jepsen_lite.checkers.set_full import check_set_full
 from jepsen_lite.checkers.siblings import check_siblings
 from jepsen_lite.checkers.staleness import measure_staleness
@@ -58,6 +59,12 @@ class Evidence:
     """False if faults beyond the budget took away what reads had shown."""
     collected: frozenset[Target] = frozenset()
     """Objects of which any node dropped a record by the tombstone rule."""
+    left_waiting: Mapping[str, int] = field(default_factory=dict)
+    """Nodes that at the end, after a pause, still counted operations as under way."""
+    unwritten: Sequence[Target] = ()
+    """Objects that could not be written to after the heal."""
+    doubles_requests: bool = False
+    """Whether the network did: one operation may then have two dots although its client sent it once."""
 
     @property
     def objects(self) -> list[Target]:
@@ -85,6 +92,9 @@ def judge(evidence: Evidence) -> list[Verdict]:
         check_dot_causality(history, _observed(evidence)),
         _convergence(evidence),
         Verdict("counts", tuple(evidence.board.short), figures={"overdue": float(evidence.board.overdue)}),
+        evidence.board.durable.verdict() if evidence.board.durable is not None else Verdict("durable"),
+        check_sent_once(history, twice) if not evidence.doubles_requests else Verdict("sent_once"),
+        _nodes(evidence),
         Verdict("staleness", figures=measure_staleness(history).figures()),
     ]
 
@@ -138,6 +148,18 @@ def _convergence(evidence: Evidence) -> Verdict:
         for target in finals.unread
     ]
     return replace(verdict, violations=(*verdict.violations, *unread))
+
+
+def _nodes(evidence: Evidence) -> Verdict:
+    found = [
+        Violation(Broken.LEFT_WAITING, node, f"{count} operations are under way although nobody waits for any")
+        for node, count in evidence.left_waiting.items()
+    ]
+    found += [
+        Violation(Broken.UNSETTLED, target.key, "no write was acknowledged although everything was healed")
+        for target in evidence.unwritten
+    ]
+    return Verdict("nodes", tuple(found))
 
 
 # --- contexts that must be refused ----------------------------------------------------------------------------------

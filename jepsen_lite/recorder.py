@@ -34,7 +34,7 @@ from jepsen_lite.checkers.verdict import Broken, Violation
 from jepsen_lite.history import REFUSED, ContextKind, F, History, Kind, Op, OpType, text_of
 from jepsen_lite.sim.processes import ProcessDied
 from jepsen_lite.workloads.board import BUCKET, DEFAULT, Board, Counts, Known, RecordingWorld, Target
-from jepsen_lite.workloads.payload import payload, shown_as
+from jepsen_lite.workloads.payload import payload, shown_as, stored_name
 from kvstore.client.bucket import AsyncBucket
 from kvstore.client.consistency import Consistency
 from kvstore.client.results import OMITTED, GetResult, Omitted, PutResult
@@ -127,9 +127,30 @@ class Recorder:
             return None
         value = self._unique()
         raw = payload(value, size_bytes)
-        return await self._write(F.PUT, target, given, value, (value,), counts, timeout_s, lambda: self._bucket(target).put(
+        return await self._write(F.PUT, target, given, value, (value,), raw, counts, timeout_s, lambda: self._bucket(target).put(
             target.key, raw, context=given.sent, w=counts.w, dw=counts.dw, pw=counts.pw, timeout=timeout_s,
         ))  # fmt: skip
+
+    async def put_together(self, target: Target, count: int) -> None:
+        """Write `count` new values blindly at the same moment, as so many processes of one client: they share a frame."""
+        tasks = [asyncio.create_task(self._put_beside(target)) for _ in range(count)]
+        for task in tasks:
+            await task
+
+    async def _put_beside(self, target: Target) -> None:
+        """A process with one write in its life, so that its outcome does not matter to this one."""
+        process = self._history.new_process()
+        value = f"{process}:1"
+        op = self._invoke(F.PUT, target, process=process, value=value)
+        try:
+            async with asyncio.timeout(PATIENCE_S + self._timeout_s):
+                result = await self._bucket(target).put(target.key, value.encode(), context=OMITTED)
+        except KVStoreError as error:
+            self._complete(op, self._judge(op, error), error=error.code)
+        except (TimeoutError, ProcessDied) as error:
+            self._complete(op, OpType.INFO, error=type(error).__name__)
+        else:
+            self._answered(op, target, value.encode(), DEFAULT, result)
 
     async def delete(
         self, target: Target, how: ContextKind, *, counts: Counts = DEFAULT, timeout_s: float | None = None
@@ -138,7 +159,7 @@ class Recorder:
         given = await self._give(target, how)
         if given is None:
             return None
-        return await self._write(F.DELETE, target, given, None, (), counts, timeout_s, lambda: self._bucket(target).delete(
+        return await self._write(F.DELETE, target, given, None, (), b"", counts, timeout_s, lambda: self._bucket(target).delete(
             target.key, context=given.sent, w=counts.w, dw=counts.dw, pw=counts.pw, timeout=timeout_s,
         ))  # fmt: skip
 
@@ -149,8 +170,9 @@ class Recorder:
             return None
         element = self._unique()
         together = (*dict.fromkeys(given.shown), element)
-        return await self._write(F.ADD, target, given, element, together, counts, None, lambda: self._bucket(target).put(
-            target.key, " ".join(together).encode(), context=given.sent, w=counts.w, dw=counts.dw, pw=counts.pw,
+        raw = " ".join(together).encode()
+        return await self._write(F.ADD, target, given, element, together, raw, counts, None, lambda: self._bucket(target).put(
+            target.key, raw, context=given.sent, w=counts.w, dw=counts.dw, pw=counts.pw,
         ))  # fmt: skip
 
     # --- contexts ---------------------------------------------------------------------------------------------------
@@ -199,31 +221,48 @@ class Recorder:
 
     async def _read(self, f: F, target: Target, *, r: int | None, timeout_s: float | None) -> OpType:
         op = self._invoke(f, target, r=None if r is None else int(r))
+        judge, key = self.board.durable, target.storage_key
+        floor = {} if judge is None else judge.floor(key)
         result = await self._ask(op, lambda: self._bucket(target).get(target.key, r=r, timeout=timeout_s), timeout_s)
         if result is None:
             return self._outcome
         values = _values_of(target, result)
         self._complete(op, OpType.OK, values=values, context=bytes(result.context), replied=result.replied)
+        if judge is not None:
+            judge.shown(key, [stored_name(sibling.value) for sibling in result.siblings], op.index)
+            judge.answered(key, bytes(result.context), floor, replied=result.replied, n=result.n, index=op.index)
         self._remember(target, Known(bytes(result.context), tuple(dict.fromkeys(values))))
         return OpType.OK
 
     async def _write(
-        self, f: F, target: Target, given: _Given, value: str | None, stands_for: tuple[str, ...], counts: Counts,
+        self, f: F, target: Target, given: _Given, value: str | None, stands_for: tuple[str, ...], raw: bytes, counts: Counts,
         timeout_s: float | None, call: Callable[[], Awaitable[PutResult]],
     ) -> OpType:  # fmt: skip
         op = self._invoke(
             f, target, value=value, shown=given.shown, context_kind=given.kind, context=given.recorded,
         )  # fmt: skip
+        retries = self.board.retries_worked
+        retries_before = retries() if retries is not None else 0
         result = await self._ask(op, call, timeout_s)
         if result is None:
             return self._outcome
-        self._complete(op, OpType.OK, replied=result.acked, context=result.context and bytes(result.context))
-        if result.acked:  # else a delete that found nothing, and asked nobody to write
-            self._world.atlas.acknowledged(target.storage_key, result.durable)
-            self._check_counts(op, counts, result)
+        attempts = 1 if retries is not None and retries() == retries_before else None
+        self._answered(op, target, raw, counts, result, attempts=attempts)
         if result.context is not None:
             self._remember(target, Known(bytes(result.context), stands_for, is_own=True))
         return OpType.OK
+
+    def _answered(
+        self, op: Op, target: Target, raw: bytes, counts: Counts, result: PutResult, *, attempts: int | None = None
+    ) -> None:
+        context = result.context and bytes(result.context)
+        self._complete(op, OpType.OK, replied=result.acked, context=context, attempts=attempts)
+        if not result.acked:
+            return  # a delete that found nothing, and asked nobody to write
+        self._world.atlas.acknowledged(target.storage_key, result.durable)
+        self._check_counts(op, counts, result)
+        if self.board.durable is not None and raw and not result.superseded:
+            self.board.durable.acknowledged(target.storage_key, stored_name(raw), result.durable, op.index)
 
     async def _ask(self, op: Op, call: Callable[[], Awaitable[T]], timeout_s: float | None) -> T | None:
         """Return the answer; None if there is none, which is then written down, and `_outcome` says how it ended."""
@@ -254,25 +293,30 @@ class Recorder:
             await self._world.close_client(self._client)
             self._begin_life()
 
-    def _invoke(self, f: F, target: Target, **fields: Any) -> Op:
+    def _invoke(self, f: F, target: Target, *, process: int | None = None, **fields: Any) -> Op:
         self.ops += 1
         self.board.touched.setdefault(target)
-        self._world.trace.record("invoke", self.name, self._process, f, target.key, fields.get("value"))
+        process = self._process if process is None else process
+        self._world.trace.record("invoke", self.name, process, f, target.key, fields.get("value"))
         return self._history.invoke(
-            self._process, f, target.key, time_ns=self._now_ns(), kind=target.kind, **fields
+            process, f, target.key, time_ns=self._now_ns(), kind=target.kind, **fields
         )  # fmt: skip
 
     def _complete(self, op: Op, outcome: OpType, **fields: Any) -> None:
         shown = " ".join(fields.get("values") or ())
-        self._world.trace.record("complete", self.name, self._process, outcome, op.key, fields.get("error"), shown)
+        self._world.trace.record("complete", self.name, op.process, outcome, op.key, fields.get("error"), shown)
         self._history.complete(op, outcome, time_ns=self._now_ns(), **fields)
 
     def _check_counts(self, op: Op, counts: Counts, result: PutResult) -> None:
-        got = {"w": result.acked, "dw": result.durable, "pw": result.primaries_acked}
-        for name, count in got.items():
-            asked = getattr(counts, name)
-            if asked is not None and count < asked:
-                message = f"{op.value or 'a delete'} was acknowledged with {name}={count} where {asked} was asked for"
+        """The default is a quorum of all n, because all of a run's clusters are large enough for that."""
+        quorum = result.n // 2 + 1
+        wanted_w = quorum if counts.w is None else counts.w
+        wanted_dw = min(quorum, wanted_w) if counts.dw is None else counts.dw
+        for name, count, wanted in (
+            ("w", result.acked, wanted_w), ("dw", result.durable, wanted_dw), ("pw", result.primaries_acked, counts.pw or 0),
+        ):  # fmt: skip
+            if count < wanted:
+                message = f"{op.value or 'a delete'} was acknowledged with {name}={count} where {wanted} was asked for"
                 self.board.short.append(Violation(Broken.LOST, op.key, message, (op.index,)))
 
     def _now_ns(self) -> int:

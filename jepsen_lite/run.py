@@ -19,7 +19,7 @@ from jepsen_lite.history import History, OpType
 from jepsen_lite.judges import Evidence, broken, judge, unjudged
 from jepsen_lite.recorder import Board, Recorder
 from jepsen_lite.sim.nemesis import Nemesis
-from jepsen_lite.sim.peek import copies, left_waiting, retries_worked, rolled_back
+from jepsen_lite.sim.peek import copies, left_waiting, retries_worked
 from jepsen_lite.sim.swarm import Swarm
 from jepsen_lite.sim.world import World
 from jepsen_lite.workloads.catalogue import DEFAULT_NAME, draw, open_reader, open_recorder, work, workload_line
@@ -145,13 +145,13 @@ class _Run:
         world = self.world
         reader = open_reader(world, self.history, self.board)
         healed_s = world.loop.time()
-        unwritten = await last_writes(reader, is_large=world.rng("last writes").random() < LARGE_LAST_SHARE)
+        unwritten = await last_writes(world, reader, is_large=world.rng("last writes").random() < LARGE_LAST_SHARE)
         finals = await final_reads(world, reader, list(self.board.touched), healed_s=healed_s)
         await reader.close()
         clocks = [host.clock for host in world.hosts]
         return Evidence(
             history=self.history, witness=world.witness, finals=finals, board=self.board, clocks=clocks,
-            left_waiting=left_waiting(world), rolled_back=rolled_back(world), unwritten=unwritten,
+            left_waiting=left_waiting(world), unwritten=unwritten,
             doubles_requests=world.swarm.network.doubles_requests,
         )  # fmt: skip
 

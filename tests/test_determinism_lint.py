@@ -86,7 +86,33 @@ def test_adapters_may_touch_the_world() -> None:
 
     assert rules(source, ADAPTER) == []
     assert rules(source, "cluster/cli/kvctl.py") == []
+    assert rules(source, "jepsen_lite/cli.py") == rules(source, "jepsen_lite/mutants/suite.py") == []
     assert rules("try: f()\nexcept Exception: pass", ADAPTER) == ["except"]
+
+
+def test_the_harness_is_deterministic_too() -> None:
+    """Its simulator, checkers and workloads obey the same rules: else a failure could not be replayed."""
+    for path in ("jepsen_lite/sim/world.py", "jepsen_lite/checkers/lww.py", "jepsen_lite/workloads/mix.py"):
+        assert rules("import time", path) == ["world"]
+        assert rules("def f(names: set[str]) -> list[str]: return list(names)", path) == ["set-order"]
+
+
+def test_a_run_may_measure_its_cost_and_nothing_else() -> None:
+    """CPU time is in the report and not in the trace; any other clock would be chance."""
+    meter = "jepsen_lite/run.py"
+
+    assert rules("import time\nstarted_s = time.process_time()", meter) == []
+    assert rules("import time\nstarted_s = time.monotonic()", meter) == ["world"]
+    assert rules("from time import time as now\nstarted_s = now()", meter) == ["world"]
+    assert rules("import os", meter) == ["world"]
+
+
+def test_the_loop_keeps_its_own_tasks() -> None:
+    """A task made by the simulated loop for itself is in its list; elsewhere somebody has to keep it."""
+    source = "class Loop:\n    def f(self): self.create_task(g())"
+
+    assert rules(source, "jepsen_lite/sim/loop.py") == []
+    assert rules(source, "jepsen_lite/sim/nemesis.py") == ["task"]
 
 
 def test_a_core_does_not_wait() -> None:
@@ -257,4 +283,4 @@ def test_every_task_has_an_owner(source: str, expected: list[str]) -> None:
 
 def test_the_exceptions_are_few_and_named() -> None:
     """Each adapter on the list is a decision: the world may be touched in these places and no other."""
-    assert len(ADAPTERS) <= 9
+    assert len(ADAPTERS) <= 11

@@ -53,6 +53,18 @@ class Broken(StrEnum):
     """They did, but later than the bound."""
     STALE = "stale"
     """A set that was promised to be linearizable missed an element for a while."""
+    UNSYNCED = "unsynced"
+    """Something was acknowledged or shown that was not on as many disks as it had to be."""
+    MISSED = "missed"
+    """A read whose replicas overlap those of an acknowledged write has not seen it."""
+    WENT_BACK = "went_back"
+    """A node replaced a record by one that has not seen all of it, or an unreadable one by less than the others held."""
+    MINTED_TWICE = "minted_twice"
+    """One operation got two dots although it was sent once, or although its coordinator remembered it."""
+    EPOCH_KEPT = "epoch_kept"
+    """A node whose history may be missing goes on with the same actor."""
+    LEFT_WAITING = "left_waiting"
+    """Something that a node began is still under way long after everybody went home."""
 
 
 class Outcome(StrEnum):

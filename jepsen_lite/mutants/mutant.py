@@ -4,6 +4,7 @@
     promise = "correctness 5"         the rule or section that it breaks
     author = "stranger"               `lead`, or somebody who wrote it without having read the tests
     needs = ["power loss"]            what has to happen before it can be seen
+    later = "…"                       only in later/: why the harness cannot find it yet; such mutants do not count
     [[edit]]                          one or more, done in this order
     file = "cluster/store.py"
     find = '''…'''                    stands exactly once in the file, or the mutant is an error, never skipped
@@ -21,7 +22,10 @@ from typing import Literal
 
 import msgspec
 
-__all__ = ["CONTROL", "Edit", "Mutant", "MutantError", "chosen", "load_library"]
+__all__ = ["CONTROL", "LATER", "Edit", "Mutant", "MutantError", "chosen", "load_library"]
+
+LATER = files("jepsen_lite.mutants") / "later"
+"""Mutants that wait for a part of the product, or for a fault, that does not exist yet."""
 
 
 class MutantError(Exception):
@@ -42,6 +46,7 @@ class _Document(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     author: Literal["lead", "stranger"]
     needs: tuple[str, ...]
     edit: tuple[Edit, ...]
+    later: str = ""
 
 
 class Mutant(msgspec.Struct, frozen=True):
@@ -53,6 +58,7 @@ class Mutant(msgspec.Struct, frozen=True):
     author: str
     needs: tuple[str, ...]
     edits: tuple[Edit, ...]
+    later: str = ""
 
 
 CONTROL = Mutant("(unchanged)", "The product as it is: every seed must pass.", "", "lead", (), ())
@@ -85,4 +91,4 @@ def _load(file: Traversable) -> Mutant:
         raise MutantError(f"mutant {name} is unreadable: {problem}") from None
     if not document.edit or any(edit.find == edit.replace or not edit.find for edit in document.edit):
         raise MutantError(f"mutant {name} changes nothing")
-    return Mutant(name, document.says, document.promise, document.author, document.needs, document.edit)
+    return Mutant(name, document.says, document.promise, document.author, document.needs, document.edit, document.later)

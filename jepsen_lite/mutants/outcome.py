@@ -2,11 +2,11 @@
 
     exit 0, a line of JSON without violations               passed
     a line of JSON with violations                          killed, by the judges that are named in it
-    an exception: assertion, deadlock, unseen failure …     killed, by that
+    an exception: assertion, deadlock, unseen failure …     killed, by that; `run` reports it as a violation, too
     NameError, ImportError, usage, no line at all …         broken: the mutant or the harness is no test of anything
 
 A mutant that does not even run is not counted as killed: killing it proves nothing.
-Pure: no process, no file. Two shapes of JSON are read: `violations` of the harness, and the lists of `jepsen_lite.sim.first`.
+Pure: no process, no file.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from typing import Any
 
 __all__ = ["Outcome", "RunReport", "read_run"]
 
-LISTS_OF_FIRST = ("lost", "phantoms", "overtaken", "dup_dots", "diverged")
 BROKEN = frozenset({
     "NameError", "UnboundLocalError", "ImportError", "ModuleNotFoundError", "SyntaxError", "IndentationError",
 })  # fmt: skip
 BY_EXCEPTION = {"Deadlock": "deadlock", "TimeLimit": "time limit", "UnseenFailures": "unseen failure"}
 DETAIL_LENGTH_MAX = 300
 JUDGE_LENGTH_MAX = 40
+_NO_PROGRAM = re.compile(rf"\b({'|'.join(sorted(BROKEN))})[:(]")
 _FRAME = re.compile(r'^\s+File "(?P<file>[^"]+)", line \d+')
 _PRODUCT = re.compile(r"/(kvstore|cluster)/")
 
@@ -54,8 +54,13 @@ def read_run(returncode: int, stdout: str, stderr: str) -> RunReport:
     virtual_s = float(line.get("virtual_s", 0.0)) if line is not None else 0.0
     said = _violations(line) if line is not None else []
     if said:
-        judges = tuple(dict.fromkeys(judge for judge, _ in said))
-        return RunReport(Outcome.KILLED, judges, said[0][1][:DETAIL_LENGTH_MAX], virtual_s)
+        judges = tuple(dict.fromkeys(BY_EXCEPTION.get(judge, judge) for judge, _ in said))
+        is_broken = any(judge[:1].isupper() and _NO_PROGRAM.search(text) for judge, text in said)
+        if is_broken:
+            judges = ()
+        return RunReport(
+            Outcome.BROKEN if is_broken else Outcome.KILLED, judges, said[0][1][:DETAIL_LENGTH_MAX], virtual_s
+        )
     if returncode == 0 and line is not None:
         return RunReport(Outcome.PASSED, virtual_s=virtual_s)
     return _read_failure(returncode, stderr, virtual_s)
@@ -76,7 +81,6 @@ def _last_line(stdout: str) -> dict[str, Any] | None:
 def _violations(line: dict[str, Any]) -> list[tuple[str, str]]:
     """Return (judge, what it said) for each violation; a run that is not ok without one is a violation, too."""
     said = [(_judge_of(str(text)), str(text)) for text in line.get("violations", [])]
-    said += [(judge, str(text)) for judge in LISTS_OF_FIRST for text in line.get(judge) or []]
     if not said and line.get("ok") is False:
         said = [("not ok", "the run says that it is not ok, and not why")]
     return said

@@ -30,14 +30,14 @@ from pathlib import Path
 from rich.console import Console
 
 from jepsen_lite.mutants.apply import copy_base, make_tree
-from jepsen_lite.mutants.mutant import CONTROL, Mutant, MutantError, chosen, load_library
+from jepsen_lite.mutants.mutant import CONTROL, LATER, Mutant, MutantError, chosen, load_library
 from jepsen_lite.mutants.outcome import Outcome, RunReport, read_run
+from jepsen_lite.mutants.page import page
 from jepsen_lite.mutants.report import MutantResult, SuiteReport, result_of
 
-__all__ = ["HARNESS_FIRST", "HARNESS_RUN", "SuiteOptions", "harness_of", "main", "run_suite"]
+__all__ = ["HARNESS", "SuiteOptions", "main", "run_suite"]
 
-HARNESS_RUN = ("python", "-m", "jepsen_lite.cli", "run", "--seeds", "{seed}..{next}", "--json")
-HARNESS_FIRST = ("python", "-m", "jepsen_lite.sim.first", "--seed", "{seed}")
+HARNESS = ("python", "-m", "jepsen_lite.cli", "run", "--seeds", "{seed}..{next}", "--json")
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,16 +45,11 @@ class SuiteOptions:
     """`harness` is a command with {seed} and {next}; "python" is this interpreter. `run_s_max` is wall time of one run, far
     above what it needs: a mutant that never ends is killed by that. `cpu_s_max` bounds all runs of one mutant."""
 
-    harness: tuple[str, ...]
+    harness: tuple[str, ...] = HARNESS
     seeds: range = range(40)
     cpu_s_max: float = 600.0
     run_s_max: float = 600.0
     processes: int = 2
-
-
-def harness_of(base: Path) -> tuple[str, ...]:
-    """Return the command of the harness that a tree has: `run`, or the first simulation where there is nothing else."""
-    return HARNESS_RUN if (base / "jepsen_lite" / "cli.py").exists() else HARNESS_FIRST
 
 
 def run_suite(
@@ -229,8 +224,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--cpu-s", type=float, default=600.0, help="CPU seconds for each mutant, 600")
     parser.add_argument("--run-s", type=float, default=600.0, help="wall seconds after which one run never ends, 600")
     parser.add_argument("--processes", type=int, default=2, help="runs at the same time, 2")
-    parser.add_argument("--harness", help="command with {seed} and {next} (default: what the tree has)")
+    parser.add_argument("--harness", help="command with {seed} and {next} (default: `run`)")
     parser.add_argument("--json", action="store_true", help="print one line of JSON instead of a table")
+    parser.add_argument("--page", type=Path, metavar="FILE", help="also write docs/mutants.md there")
     parser.add_argument("--list", action="store_true", help="say what the mutants are, and run nothing")
     return parser
 
@@ -247,12 +243,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 0
         with tempfile.TemporaryDirectory(prefix="jepsen-lite-mutants-") as directory:
             base = copy_base(Path(directory) / "base")
-            harness = tuple(given.harness.split()) if given.harness else harness_of(base)
+            harness = tuple(given.harness.split()) if given.harness else HARNESS
             options = SuiteOptions(harness, given.seeds, given.cpu_s, given.run_s, given.processes)
             report = run_suite(mutants, options, base, lambda result: errors.print(_progress(result)))
     except MutantError as problem:
         errors.print(str(problem))
         return 1
+    if given.page is not None:
+        given.page.write_text(page(report.as_json(), mutants, load_library(LATER)), encoding="utf-8")
     if given.json:
         sys.stdout.write(json.dumps(report.as_json()) + "\n")
     else:

@@ -1,4 +1,4 @@
-"""What the judges look up inside a world: synced copies, retries, what nodes have under way, and who should not be there.
+"""What the judges look up inside a world: synced copies, retries, and what nodes have under way.
 
 Nothing here changes anything, or costs virtual time.
 """
@@ -12,7 +12,7 @@ from kvstore.chaos import Probe
 from kvstore.ids import StorageKey
 from kvstore.storage.record import check_record, view_record
 
-__all__ = ["copies", "left_waiting", "retries_worked", "rolled_back"]
+__all__ = ["copies", "left_waiting", "retries_worked"]
 
 _CHECKSUM_SIZE_BYTES = 8
 
@@ -35,11 +35,6 @@ def left_waiting(world: World) -> dict[str, int]:
     """Return the nodes that count operations as under way, and how many."""
     counts = {host.name: host.node.coordinator.in_flight for host in world.running() if host.node is not None}
     return {name: count for name, count in counts.items() if count}
-
-
-def rolled_back(world: World) -> list[str]:
-    """Return the nodes that are ready on a disk which an old copy has replaced: they should have been refused."""
-    return [h.name for h in world.running() if h.disk.is_retired and h.node is not None and h.node.is_ready]
 
 
 def _vector(key: bytes, record: bytes | None) -> VersionVector:

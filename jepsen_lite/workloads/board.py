@@ -5,9 +5,11 @@ Target(REGISTER, "r3")     Known(context, shown)     Board: newest contexts of a
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple, Protocol
 
+from jepsen_lite.checkers.durable import DurableJudge
 from jepsen_lite.checkers.verdict import Violation
 from jepsen_lite.history import Kind
 from jepsen_lite.sim.trace import Field
@@ -73,6 +75,10 @@ class Board:
     """Writes acknowledged by fewer replicas than they asked for."""
     overdue: int = 0
     """Operations that the client did not end within its own deadline and PATIENCE_S."""
+    durable: DurableJudge | None = None
+    """Told of every answer as it comes, if somebody can look at the disks."""
+    retries_worked: Callable[[], int] | None = None
+    """How many operations of all clients were answered after a retry. A write during which none was had been sent once."""
 
 
 class _Clock(Protocol):

@@ -1,5 +1,7 @@
 """The end of a run: once everything is healed, read every object from all its replicas until their owners agree.
 
+    last_writes: what is healed takes writes again, also large ones
+
     healed ── settle ──► read all (r=all, repairs) ──► owners agree? ──no──► read those again … until the bound
                                                            └─yes─► read all once more ──► Finals
 
@@ -15,19 +17,24 @@ from dataclasses import dataclass, field
 from typing import Final, Protocol
 
 from jepsen_lite.checkers.convergence import StateSeen
-from jepsen_lite.history import OpType
+from jepsen_lite.history import ContextKind, Kind, OpType
 from jepsen_lite.recorder import Recorder, Target
 from kvstore.causality.dvvset import DVVSet
 from kvstore.errors import Corruption
 from kvstore.ids import StorageKey
+from kvstore.limits import VALUE_SIZE_BYTES_MAX
 from kvstore.storage.record import decode_record
 
-__all__ = ["Finals", "FinalWorld", "decoded", "fingerprint", "final_reads"]
+__all__ = ["Finals", "FinalWorld", "decoded", "fingerprint", "final_reads", "last_writes"]
 
 BOUND_S: Final = 60.0
 POLL_S: Final = 0.25
 SETTLE_S: Final = 5.0
 """Longer than the last operations of clients and their retries: what is still on its way then is lost or applied."""
+LAST_ATTEMPTS: Final = 3
+WRITE_QUORUM: Final = 2
+HEADER_BYTES: Final = 16
+"""The limit of a value holds for its msgpack, which has a few bytes more."""
 READ_TIMEOUT_S: Final = 15.0
 """Of one read of all replicas: several MiB may come over a slow link."""
 
@@ -79,6 +86,27 @@ async def final_reads(
     finals.unread = await _read(world, recorder, objects)
     _look(world, recorder, objects, finals)
     return finals
+
+
+async def last_writes(
+    world: FinalWorld, recorder: Recorder, *, is_large: bool, settle_s: float = SETTLE_S
+) -> list[Target]:
+    """Write to new objects once everything is healed and the nodes have found each other; returns those that did not become
+    writable. `is_large`: two values that together need several chunks. Objects whose owners are mostly gone are left out."""
+    await asyncio.sleep(settle_s)
+    unwritten = []
+    for target, size_bytes in (
+        (Target(Kind.LWW, "last0"), 0), (Target(Kind.REGISTER, "last1"), 0),
+        *[(Target(Kind.REGISTER, "last2"), VALUE_SIZE_BYTES_MAX - HEADER_BYTES)] * (2 * is_large),
+    ):  # fmt: skip
+        if len(world.owners(target.storage_key)) < WRITE_QUORUM:
+            continue
+        for _ in range(LAST_ATTEMPTS):
+            if await recorder.put(target, ContextKind.BLIND, size_bytes=size_bytes) is OpType.OK:
+                break
+        else:
+            unwritten.append(target)
+    return unwritten
 
 
 async def _read(world: FinalWorld, recorder: Recorder, objects: Sequence[Target]) -> list[Target]:

@@ -14,7 +14,7 @@ import random
 
 from jepsen_lite.history import text_of
 
-__all__ = ["name_of", "payload", "shown_as"]
+__all__ = ["name_of", "payload", "shown_as", "stored_name"]
 
 SEPARATOR = "|"
 HEAD_BYTES_MAX = 64
@@ -33,6 +33,11 @@ def payload(name: str, size_bytes: int = 0) -> bytes:
 def name_of(text: str) -> str:
     """Return the name of a value from its text, without looking at the padding."""
     return text.partition(SEPARATOR)[0]
+
+
+def stored_name(value: bytes) -> str:
+    """Return the name under which nodes hold a value: `name_of` its text, without making text of a large one."""
+    return text_of(value.partition(SEPARATOR.encode())[0])
 
 
 def shown_as(value: bytes) -> str:

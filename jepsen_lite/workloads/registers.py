@@ -16,6 +16,7 @@ __all__ = ["Churn", "Hot", "Large", "Lww", "Registers"]
 LIVE_KEYS: Final = 4
 LIFE_OPS: Final = (3, 12)
 """Steps of all clients together before a key of `churn` is left for good, and another takes its place."""
+TOGETHER_SHARE: Final = 0.08
 LARGE_BYTES: Final = (100 * 1024, 1024 * 1024 - 16)
 """The limit of a value holds for its msgpack, which has a few bytes more."""
 LARGE_SIBLINGS_MAX: Final = 5
@@ -82,7 +83,7 @@ class Hot:
 
     NAME: ClassVar[str] = "hot"
     says: ClassVar[str] = (
-        "two keys, all clients, short attempts: what a retry finds when its write was already replaced"
+        "two keys, all clients, short attempts, several puts in one frame: what a retry finds when its write was replaced"
     )
 
     def __init__(self, pace: Pace) -> None:
@@ -90,10 +91,12 @@ class Hot:
         self.objects: Sequence[Target] = (Target(Kind.REGISTER, "hot0"), Target(Kind.LWW, "hot1"))
 
     async def step(self, recorder: Recorder, rng: random.Random) -> None:
-        """Put, or sometimes read."""
-        target = rng.choices(self.objects, (3, 1))[0]
-        if rng.random() < 0.2:
+        """Put, or sometimes read; once in a while put several at once."""
+        target, draw = rng.choices(self.objects, (3, 1))[0], rng.random()
+        if draw < 0.2:
             await recorder.get(target)
+        elif draw < 0.2 + TOGETHER_SHARE:
+            await recorder.put_together(target, rng.choice([2, 3]))
         else:
             await recorder.put(target, write_context(self.pace, rng))
 

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from jepsen_lite.checkers.dots import Binding, Dot, DotWitness, key_of, value_of
 from jepsen_lite.checkers.verdict import Broken
 from kvstore.causality.dvvset import EMPTY, DVVSet
+from kvstore.causality.version_vector import merge_vectors
 from kvstore.ids import ObjectType
 from kvstore.storage.keyspace import object_name, storage_key
 from kvstore.storage.record import encode_record
@@ -106,6 +107,53 @@ def test_a_record_that_cannot_be_read_is_a_violation() -> None:
 
     assert [v.broken for v in witness.see_record("n1", K, record[:-1])] == [Broken.UNREADABLE]
     assert [v.broken for v in witness.see_record("n1", J, record)] == [Broken.UNREADABLE]
+
+
+def test_the_dots_of_a_write_are_found_by_the_name_of_its_value() -> None:
+    """Also those that a record only remembers: an lww put that lost on arrival, a value that was overwritten."""
+    witness = DotWitness()
+    witness.see("n1", K, A1, X._replace(value="x|300000|padding"))
+    witness.see_operation("n2", K, B1, X.operation_id)
+
+    assert list(witness.dots_of(K, "x")) == [A1, B1]
+    assert witness.dots_of(K, "y") == () and witness.dots_of(J, "x") == ()
+
+
+def test_a_value_under_two_operation_ids_is_a_violation() -> None:
+    """Its client numbered a retry anew, so nobody can recognise it."""
+    witness = DotWitness()
+    witness.see("n1", K, A1, X)
+    witness.see("n2", K, B1, Binding(b"3" * 16, "x"))
+
+    assert [v.broken for v in witness.verdict().violations] == [Broken.MINTED_TWICE]
+
+
+def test_a_node_forgets_nothing_by_replacing_a_record() -> None:
+    """The new vector descends from the old one, whatever became of the values."""
+    witness = DotWitness()
+    first = put(EMPTY, {}, actor_of(0), 1)
+    second = put(first, first.vector, actor_of(0), 2)
+    elsewhere = put(EMPTY, {}, actor_of(1), 3)
+    records = [encode_record(K, state) for state in (first, second, elsewhere)]
+
+    assert witness.see_replaced("n1", K, records[0], records[1]) is None
+    assert witness.see_replaced("n1", K, records[1], records[1]) is None
+    for before, after in ((1, 0), (0, 2), (2, 1)):
+        found = witness.see_replaced("n1", K, records[before], records[after])
+        assert found is not None and found.broken is Broken.WENT_BACK
+
+
+def test_nodes_that_have_seen_the_same_lww_writes_show_the_same_one() -> None:
+    """A tie that every node decides for itself never ends."""
+    witness = DotWitness()
+    key = storage_key(object_name("default", ObjectType.LWW, b"w"))
+    one, two = put(EMPTY, {}, actor_of(0), 1, b"1"), put(EMPTY, {}, actor_of(1), 2, b"2")
+    both = merge_vectors(one.vector, two.vector)
+    witness.see_record("n1", key, encode_record(key, DVVSet(both, one.siblings, ())))
+    assert witness.verdict().is_ok
+    witness.see_record("n2", key, encode_record(key, DVVSet(both, two.siblings, ())))
+
+    assert [v.broken for v in witness.verdict().violations] == [Broken.DIVERGED]
 
 
 @settings(max_examples=60, deadline=None)

@@ -9,20 +9,17 @@ import pytest
 from jepsen_lite.mutants.outcome import Outcome, read_run
 
 FINE = {"seed": 3, "ok": True, "virtual_s": 61.5, "violations": []}
-FINE_FIRST = {"seed": 3, "lost": [], "phantoms": [], "overtaken": [], "dup_dots": [], "diverged": []}
 
 
 def _traceback(error: str, file: str = "/tmp/x/tree/cluster/store.py", note: str = "") -> str:
     return f'Traceback (most recent call last):\n  File "{file}", line 7, in f\n    g()\n{error}\n{note}'
 
 
-@pytest.mark.parametrize("line", [FINE, FINE_FIRST])
-def test_a_run_without_violations_passed(line: dict[str, object]) -> None:
-    """Both harnesses say it in a line of JSON and by exit code 0; other output does not matter."""
-    run = read_run(0, f"noise\n{json.dumps(line)}\n{{not json\n", "a warning")
+def test_a_run_without_violations_passed() -> None:
+    """It says so in a line of JSON and by exit code 0; other output does not matter."""
+    run = read_run(0, f"noise\n{json.dumps(FINE)}\n{{not json\n", "a warning")
 
-    assert run.outcome is Outcome.PASSED
-    assert run.virtual_s == line.get("virtual_s", 0.0)
+    assert (run.outcome, run.virtual_s) == (Outcome.PASSED, 61.5)
 
 
 def test_violations_kill_and_name_their_judges() -> None:
@@ -34,11 +31,24 @@ def test_violations_kill_and_name_their_judges() -> None:
     assert (run.outcome, run.by, run.detail) == (Outcome.KILLED, ("set-full", "dots"), "set-full: 17 is gone")
 
 
-def test_the_lists_of_the_first_simulation_are_judges() -> None:
-    """Its line has a list for each judge instead of one of violations."""
-    run = read_run(1, json.dumps({**FINE_FIRST, "lost": ["r1: gone"], "dup_dots": ["n0"]}), "broken promise")
+@pytest.mark.parametrize(
+    ("violation", "outcome", "by"),
+    [
+        ("Deadlock: nobody can continue", Outcome.KILLED, ("deadlock",)),
+        ("UnseenFailures: 1.0s n0 raised: KeyError(3)", Outcome.KILLED, ("unseen failure",)),
+        ("AssertionError: a dot is never minted twice", Outcome.KILLED, ("AssertionError",)),
+        ("NameError: name 'g' is not defined", Outcome.BROKEN, ()),
+        ("UnseenFailures: 1.0s n0 raised: NameError(\"name 'g' is not defined\")", Outcome.BROKEN, ()),
+        ("phantoms: a value called NameError: was shown", Outcome.KILLED, ("phantoms",)),
+    ],
+)
+def test_an_exception_inside_a_run_is_among_its_violations(
+    violation: str, outcome: Outcome, by: tuple[str, ...]
+) -> None:
+    """A mutant that is no program has broken no promise, in whatever words the run says so."""
+    run = read_run(1, json.dumps({**FINE, "ok": False, "violations": [violation]}), "")
 
-    assert (run.outcome, run.by) == (Outcome.KILLED, ("lost", "dup_dots"))
+    assert (run.outcome, run.by) == (outcome, by)
 
 
 def test_a_run_that_is_not_ok_is_a_kill_whatever_the_reason() -> None:

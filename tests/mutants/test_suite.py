@@ -11,8 +11,9 @@ import pytest
 from jepsen_lite.mutants.apply import copy_base, sources_imported
 from jepsen_lite.mutants.mutant import CONTROL, Edit, Mutant, chosen, load_library
 from jepsen_lite.mutants.outcome import Outcome, RunReport
+from jepsen_lite.mutants.page import page
 from jepsen_lite.mutants.report import SuiteReport, result_of
-from jepsen_lite.mutants.suite import HARNESS_FIRST, HARNESS_RUN, SuiteOptions, harness_of, main, run_suite
+from jepsen_lite.mutants.suite import SuiteOptions, main, run_suite
 
 FAKE = """
 import json, sys, time
@@ -138,19 +139,27 @@ def test_the_report_adds_up_and_survives_json() -> None:
     assert report.as_table().row_count == 4
 
 
+def test_the_page_says_what_became_of_each_mutant_and_what_waits() -> None:
+    """A survivor stands out; a bar in a text does not end its cell."""
+    killed = RunReport(Outcome.KILLED, ("dots",), "twice", 7.5)
+    found, lost = _mutant("found", "False"), _mutant("lost", "a|b")
+    results = (result_of(found, [(3, killed)], 4.2), result_of(lost, [(0, RunReport(Outcome.PASSED))], 2.0))
+    report = SuiteReport((), result_of(CONTROL, [(0, RunReport(Outcome.PASSED))], 2.0), results)
+    waiting = Mutant("waits", "It waits.", "correctness 1", "stranger", ("x",), (), "Not | yet.")
+
+    text = page(report.as_json(), [found, lost], [waiting])
+
+    assert "**1 of 2 killed (50%).** The unchanged product passed 1 seeds." in text
+    assert "| `found` | stranger | It is wrong. | correctness 1 | dots | 3 | 1 | 8 | 4.2 |" in text
+    assert "| `lost` | stranger | It is wrong. | correctness 1 | **survived** |  | 1 | 0 | 2.0 |" in text
+    assert "| `waits` | It waits. | correctness 1 | Not \\| yet. |" in text
+
+
 def test_a_suite_without_mutants_is_no_success() -> None:
     """0 of 0 is not 100 %."""
     control = result_of(CONTROL, [(0, RunReport(Outcome.PASSED))], 1.0)
 
     assert not SuiteReport((), control, ()).is_ok
-
-
-def test_the_harness_is_what_the_tree_has(tmp_path: Path) -> None:
-    """`run` replaces the first simulation as soon as it is there."""
-    assert harness_of(tmp_path) == HARNESS_FIRST
-    (tmp_path / "jepsen_lite").mkdir()
-    (tmp_path / "jepsen_lite/cli.py").write_text("")
-    assert harness_of(tmp_path) == HARNESS_RUN
 
 
 def test_the_command_lists_and_refuses(capsys: pytest.CaptureFixture[str]) -> None:
@@ -191,9 +200,9 @@ def _probe(directory: Path) -> Path:
 
 @pytest.mark.slow
 def test_three_mutants_are_found_in_seconds(tmp_path: Path) -> None:
-    """A smoke test of the whole way with the first simulation; all others run on demand: `jepsen-lite mutants`."""
+    """A smoke test of the whole way; all others run on demand: `jepsen-lite mutants`."""
     base = copy_base(tmp_path / "base")
 
-    report = run_suite(chosen(load_library(), FAST), SuiteOptions(HARNESS_FIRST, range(10)), base)
+    report = run_suite(chosen(load_library(), FAST), SuiteOptions(seeds=range(10)), base)
 
     assert report.is_ok, [(result.mutant, result.outcome, result.detail) for result in report.results]

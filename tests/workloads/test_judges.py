@@ -211,13 +211,13 @@ def test_no_workload_finds_fault_with_a_truthful_store(name: str) -> None:
 # --- what is seen of nodes, and of how often a write was sent --------------------------------------------------------
 
 
-def test_nodes_that_wait_for_ever_or_should_not_be_there_are_found() -> None:
-    """Work that is left over, a disk from yesterday, an object that nobody can write to."""
+def test_nodes_that_wait_for_ever_or_cannot_be_written_to_are_found() -> None:
+    """Work that is left over, an object that nobody can write to."""
     good = run(Lies())
-    bad = replace(good, left_waiting={"n1": 3}, rolled_back=("n2",), unwritten=(K,))
+    bad = replace(good, left_waiting={"n1": 3}, unwritten=(K,))
 
     assert "nodes" not in found(good)
-    assert found(bad)["nodes"] == [Broken.LEFT_WAITING, Broken.ROLLED_BACK, Broken.UNSETTLED]
+    assert found(bad)["nodes"] == [Broken.LEFT_WAITING, Broken.UNSETTLED]
 
 
 @pytest.mark.parametrize(("attempts", "broken"), [(1, [Broken.MINTED_TWICE]), (2, []), (None, [])])
@@ -295,10 +295,21 @@ def test_what_is_healed_takes_writes_again(fails: int, unwritten: int) -> None:
     async def main() -> list[Target]:
         for _ in range(fails):
             world.fail_next(Timeout("no answer"))
-        return await last_writes(world.recorder("a"), is_large=True)
+        return await last_writes(world, world.recorder("a"), is_large=True)
 
     assert len(world.run(main())) == unwritten
     assert max(len(value) for value in _written(world)) > 1_000_000
+
+
+def test_an_object_whose_owners_are_gone_for_good_need_not_be_writable() -> None:
+    """Two of three disks that failed for good leave no quorum, and nobody promised one."""
+    world = FakeWorld()
+    world.owners = lambda storage_key: ["n0"]  # type: ignore[method-assign, assignment]
+
+    async def main() -> list[Target]:
+        return await last_writes(world, world.recorder("a"), is_large=False)
+
+    assert world.run(main()) == [] and len(world.history) == 0
 
 
 def _written(world: FakeWorld) -> list[bytes]:
