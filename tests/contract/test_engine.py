@@ -501,7 +501,9 @@ async def test_a_disk_put_back_under_the_same_kernel_has_a_history_missing(store
     assert second.history_may_be_missing
 
 
-async def test_a_disk_put_back_to_a_clean_stop_is_not_whole_while_the_kernel_remembers_a_later_run(store: Store) -> None:
+async def test_a_disk_put_back_to_a_clean_stop_is_not_whole_while_the_kernel_remembers_a_later_run(
+    store: Store,
+) -> None:
     """The mark is of the past; the witness of the killed run knows better."""
     await store.engine.close(clean=True)
     store.snapshot()
