@@ -25,8 +25,8 @@ SEEDS_MAX = 25
 DURATION_S = 6.0
 AFTER_S = 20.0
 KEYS = 12
-TRAFFIC = ("net_frames_delivered", "net_frames_dropped")
-"""Counted by the network, and no faults; what a dead connection still carried is dropped later."""
+TRAFFIC = ("net_frames_delivered", "net_frames_dropped", "net_answered_reset")
+"""Counted by the network, and no faults: what a dead connection still carried is dropped, or answered by a reset, later."""
 
 PROCESSES = ProcessSwarm(
     crash_pause_s=0.5, power_share=0.5, together_share=0.2, point_share=0.25, event_share=0.25, restart_s_max=0.3,
