@@ -6,8 +6,7 @@
 
 Nearly every overwrite is of this form: one live value, an actor the record knows, an operation it does not, a later time.
 Everything else is None here and takes the general way (`decode_record`, `update` or `update_lww`, `encode_record`), of which this
-must be an
-exact copy: tests/storage/test_overwrite.py holds the two together byte for byte.
+must be an exact copy: tests/storage/test_overwrite.py holds the two together byte for byte.
 """
 
 from __future__ import annotations

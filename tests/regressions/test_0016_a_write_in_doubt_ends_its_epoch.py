@@ -1,9 +1,8 @@
 """A user lost an acknowledged put: its dot had been used before, by a put whose fate the full disk had left in doubt.
 
 "No space" out of RocksDB is indefinite: the batch may be in the log. The node kept its actor, so the next put got the same dot;
-if
-the log brings the first one back after a power loss, one dot stands for two values and a merge drops one of them. Now a record
-of ours that is in doubt ends the epoch of its partition. Found by `jepsen-lite`, seeds 1, 5, 14, 16 (dots bound twice).
+if the log brings the first one back after a power loss, one dot stands for two values and a merge drops one of them. Now a
+record of ours that is in doubt ends the epoch of its partition. Found by `jepsen-lite`, seeds 1, 5, 14, 16 (dots bound twice).
 """
 
 from __future__ import annotations
