@@ -8,7 +8,7 @@ Invariants
   2. An operation is sent at most once. What was refused by `ask` itself was not sent.
   3. Silence is counted in heartbeats that really ran, so a stall of our own loop does not make the peer suspect.
 
-No task or timer per operation: one sweep looks for passed deadlines while anything waits.
+No task or timer per operation: one sweep, planned for the earliest deadline, looks for all that have passed.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import asyncio
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from math import inf
 from typing import Any
 
 from kvstore.chaos import CALM, Chaos, Point, Probe
@@ -92,7 +93,9 @@ class Link:
         self._chunk_bytes = chaos.pick(Point.CHUNK_SMALL, CHUNK_SIZE_BYTES_MAX, 300, 4_000)
         self._task: asyncio.Task[None] | None = None
         self._changed, self._lost = asyncio.Event(), asyncio.Event()
-        self._sweeping = self._heard = False
+        self._sweeper: asyncio.TimerHandle | None = None
+        self._earliest = inf
+        self._heard = False
         self._silent_beats = 0
         self._closed = False
 
@@ -144,16 +147,22 @@ class Link:
         if remaining_ms < 0:
             remaining_ms = 0
         coalescer.add((operation_id, verb, version, remaining_ms, key, body), len(key) + len(body))
-        if not self._sweeping:
-            self._sweeping = True
-            self._loop.call_later(self.options.sweep_s, self._sweep)
+        if deadline < self._earliest:
+            self._sweep_after(deadline)
+
+    def _sweep_after(self, deadline: float) -> None:
+        """Sweep once `deadline`, the earliest of all, has passed: with those that pass within `sweep_s` after it."""
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+        self._earliest = deadline
+        self._sweeper = self._loop.call_at(deadline + self.options.sweep_s, self._sweep)
 
     def _sweep(self) -> None:
         now = self._loop.time()
+        self._sweeper, self._earliest = None, inf
         expired = [i for i, (deadline, _) in self._waiting.items() if deadline <= now]
-        self._sweeping = bool(self._waiting)
-        if self._sweeping:  # before the callbacks: none of them can end the sweep
-            self._loop.call_later(self.options.sweep_s, self._sweep)
+        if len(expired) < len(self._waiting):  # before the callbacks: none of them can end the sweep
+            self._sweep_after(min(deadline for deadline, _ in self._waiting.values() if deadline > now))
         if expired:
             self._chaos.hit(Probe.OPERATION_TIMED_OUT)
             error = error_to_wire(Timeout(f"no answer from {self.address} before the deadline"))
@@ -259,6 +268,8 @@ class Link:
         if self._coalescer is not None:
             self._coalescer.flush()
         self._disconnect(None)
+        if self._sweeper is not None:
+            self._sweeper.cancel()
         self.last_error = "the link is closed"
         if self._task is not None:
             self._task.cancel()
