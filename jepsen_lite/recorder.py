@@ -11,8 +11,8 @@
 
 Invariants
   1. Every written value is unique: `process:counter`. A process has one operation under way.
-  2. An indefinite error retires the process: another number, nothing remembered, a client of its own (`name.life`, so that no
-     stream of random numbers, and with it no operation id, ever repeats).
+  2. An indefinite error retires the process: another number, and nothing remembered. Every `client_lasts`-th one retires its
+     client as well (the next is `name.life`, so that no stream of random numbers, and with it no operation id, ever repeats).
   3. `shown` is what the client that got the context was shown by it, never what the context's bytes say.
   4. A read that failed is `fail`, whatever failed: it changed nothing.
   5. In a run whose network doubles requests (`NetworkSwarm.doubles_requests`) a definite failure is `info`: the first copy
@@ -67,20 +67,23 @@ class Recorder:
 
     def __init__(
         self, world: RecordingWorld, history: History, board: Board, name: str, *, timeout_s: float = 1.5,
-        attempt_timeout_s: float = 0.4,
+        attempt_timeout_s: float = 0.4, client_lasts: int = 1,
     ) -> None:  # fmt: skip
         self.name, self.board, self.ops = name, board, 0
         self._world, self._history = world, history
         self._timeout_s, self._attempt_timeout_s = timeout_s, attempt_timeout_s
-        self._lives = 0
+        self._client_lasts, self._retired, self._lives = client_lasts, 0, 0
         self._outcome = OpType.OK
         """How the last operation ended that was not answered."""
+        self._open_client()
         self._begin_life()
 
     def _begin_life(self) -> None:
-        self._lives += 1
         self._process, self._written = self._history.new_process(), 0
         self._known: dict[Target, deque[Known]] = {}
+
+    def _open_client(self) -> None:
+        self._lives += 1
         self._client = self._world.open_client(
             f"{self.name}.{self._lives}", timeout=self._timeout_s, attempt_timeout=self._attempt_timeout_s
         )
@@ -136,6 +139,25 @@ class Recorder:
         tasks = [asyncio.create_task(self._put_beside(target)) for _ in range(count)]
         for task in tasks:
             await task
+
+    async def get_together(self, asked: Sequence[Target]) -> None:
+        """Read these objects at the same moment, as so many processes of one client, which keep nothing."""
+        tasks = [asyncio.create_task(self._get_beside(target)) for target in asked]
+        for task in tasks:
+            await task
+
+    async def _get_beside(self, target: Target) -> None:
+        op = self._invoke(F.GET, target, process=self._history.new_process())
+        try:
+            async with asyncio.timeout(PATIENCE_S + self._timeout_s):
+                result = await self._bucket(target).get(target.key)
+        except KVStoreError as error:
+            self._complete(op, OpType.FAIL, error=error.code)
+        except (TimeoutError, ProcessDied) as error:
+            self._complete(op, OpType.FAIL, error=type(error).__name__)
+        else:
+            values = _values_of(target, result)
+            self._complete(op, OpType.OK, values=values, context=bytes(result.context), replied=result.replied)
 
     async def _put_beside(self, target: Target) -> None:
         """A process with one write in its life, so that its outcome does not matter to this one."""
@@ -290,7 +312,10 @@ class Recorder:
         self._outcome = outcome
         self._complete(op, outcome, error=error, attempts=attempts)
         if outcome is OpType.INFO:
-            await self._world.close_client(self._client)
+            self._retired += 1
+            if self._retired % self._client_lasts == 0:
+                await self._world.close_client(self._client)
+                self._open_client()
             self._begin_life()
 
     def _invoke(self, f: F, target: Target, *, process: int | None = None, **fields: Any) -> Op:

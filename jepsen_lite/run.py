@@ -7,6 +7,7 @@ A run is a function of (code, seed, workload, duration). Whatever it raises carr
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -24,11 +25,14 @@ from jepsen_lite.sim.swarm import Swarm
 from jepsen_lite.sim.world import World
 from jepsen_lite.workloads.catalogue import DEFAULT_NAME, draw, open_reader, open_recorder, work, workload_line
 from jepsen_lite.workloads.finals import final_reads, last_writes
+from kvstore.chaos import GUARDS
 
 __all__ = ["Report", "RunOptions", "replay_line", "run_seed"]
 
 CLIENTS = 8
 DURATION_S = 60.0
+GROWTH_S = 4.0
+"""How long clients work while latecomers join."""
 MORE_MAX = 10
 LARGE_LAST_SHARE = 0.34
 """Of runs, those that end with records of several chunks: two values of the largest size cost 0.2 CPU s."""
@@ -117,6 +121,8 @@ class _Run:
             world.trace.record("swarm", line)
         await world.form()
         recorders = [open_recorder(world, self.history, self.board, name, workload) for name in self.names]
+        if world.swarm.late_joins:
+            await self._grow(recorders)
         await self._load(recorders, self.options.duration_s)
         for _ in range(MORE_MAX):
             if _count(self.history) < self.options.operations_min:
@@ -126,14 +132,26 @@ class _Run:
             await recorder.close()
         verdicts = judge(await self._evidence())
         await world.stop_all()
+        unguarded = [
+            f"guard: {each}: nothing should lead there" for each in sorted(GUARDS) if world.buggify.probes[each]
+        ]
         unproved = [f"not judged: {each}" for each in unjudged(verdicts) if not each.startswith("set_full")]
-        return self.report(verdicts, [*world.problems, *broken(verdicts, self.history), *unproved])
+        return self.report(verdicts, [*world.problems, *broken(verdicts, self.history), *unguarded, *unproved])
+
+    async def _grow(self, recorders: Sequence[Recorder]) -> None:
+        loop = self.world.loop
+        tasks = self._work(recorders, loop.time() + GROWTH_S)
+        await self.world.grow()
+        for task in tasks:
+            await task
+
+    def _work(self, recorders: Sequence[Recorder], ends_at_s: float) -> list[asyncio.Task[None]]:
+        loop = self.world.loop
+        return [loop.create_task(work(self.workload, each, self._rngs[each.name], ends_at_s)) for each in recorders]
 
     async def _load(self, recorders: Sequence[Recorder], duration_s: float) -> None:
         """Let clients work and faults happen for this long."""
-        loop = self.world.loop
-        ends_at_s = loop.time() + duration_s
-        tasks = [loop.create_task(work(self.workload, each, self._rngs[each.name], ends_at_s)) for each in recorders]
+        tasks = self._work(recorders, self.world.loop.time() + duration_s)
         await self.nemesis.run(duration_s)
         for task in tasks:
             await task

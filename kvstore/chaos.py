@@ -19,7 +19,7 @@ from __future__ import annotations
 from enum import StrEnum, auto
 from typing import Protocol, TypeVar
 
-__all__ = ["CALM", "FREQUENT", "Chaos", "Point", "Probe"]
+__all__ = ["CALM", "FREQUENT", "GUARDS", "Chaos", "Point", "Probe"]
 
 T = TypeVar("T")
 
@@ -181,6 +181,14 @@ class Probe(StrEnum):
     TRANSFER_CANCELLED = auto()
     PARTITIONS_GIVEN_UP = auto()
     TOPOLOGY_NOT_NEWER = auto()
+
+
+GUARDS = frozenset({
+    Probe.CONTEXT_AHEAD_OF_HISTORY, Probe.ACTOR_MINTED_SEEN_AHEAD,  # a history went back, and nobody saw it
+    Probe.FORWARDED_ASTRAY, Probe.WRONG_OWNER_REFUSED, Probe.CLIENT_ROUTE_STALE,  # two nodes that serve, and other owners
+})  # fmt: skip
+"""Branches that nothing within today's promise leads to: they limit the harm should something do. A run in which one is hit
+has found how, and failed."""
 
 
 class Chaos(Protocol):

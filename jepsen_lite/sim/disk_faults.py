@@ -198,14 +198,14 @@ class DiskNemesis:
 
     def fail_sync(self, disk: SimDisk) -> bool:
         """Let the next sync fail, if the budget can spare this host for good."""
-        if not self._is_allowed(DiskFault.SYNC_FAILURE, disk, list(disk.durable_records())):
+        if not self._may_cost_a_node(DiskFault.SYNC_FAILURE, disk):
             return False
         disk.fail_next_sync()
         return self._noted(DiskFault.SYNC_FAILURE, disk)
 
     def fail_write(self, disk: SimDisk) -> bool:
         """Let the next write fail with an I/O error, which costs the host as a failed sync does."""
-        if not self._is_allowed(DiskFault.WRITE_ERROR, disk, list(disk.durable_records())):
+        if not self._may_cost_a_node(DiskFault.WRITE_ERROR, disk):
             return False
         disk.trouble.write_errors_left = 1
         return self._noted(DiskFault.WRITE_ERROR, disk)
@@ -263,14 +263,14 @@ class DiskNemesis:
 
     def lose_disk(self, disk: SimDisk) -> bool:
         """Replace the disk by an empty one, if the budget can spare all of its copies."""
-        if not self._is_allowed(DiskFault.LOST_DISK, disk, list(disk.durable_records())):
+        if not self._may_cost_a_node(DiskFault.LOST_DISK, disk):
             return False
         disk.wipe()
         return self._noted(DiskFault.LOST_DISK, disk)
 
     def restore_old(self, disk: SimDisk, snapshot: Snapshot, *, is_block_level: bool) -> bool:
         """Put an older state of this disk in its place. It must be refused, so all of its copies are gone for good."""
-        if not self._is_allowed(DiskFault.OLD_COPY, disk, list(disk.durable_records())):
+        if not self._may_cost_a_node(DiskFault.OLD_COPY, disk):
             return False
         disk.restore(snapshot, is_block_level=is_block_level)
         disk.is_retired = True
@@ -313,6 +313,13 @@ class DiskNemesis:
 
     def _is_allowed(self, kind: DiskFault, disk: SimDisk, keys: list[bytes]) -> bool:
         return not disk.is_doomed and self._atlas.decide(kind, disk.name, keys, self.look).is_allowed
+
+    def _may_cost_a_node(self, kind: DiskFault, disk: SimDisk) -> bool:
+        """Of three replicas one may be lost for good: with two gone, what was never written anywhere has no quorum either."""
+        others = [other for other in self._disks.values() if other is not disk]
+        return not any(other.is_doomed for other in others) and self._is_allowed(
+            kind, disk, list(disk.durable_records())
+        )
 
     def _noted(self, kind: DiskFault, disk: SimDisk, *details: int | str | bytes) -> bool:
         self._log.note(kind, disk.name, *details)

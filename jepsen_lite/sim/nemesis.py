@@ -60,6 +60,7 @@ class ProcessFault(StrEnum):
     OLD_DISK = "restart_on_old_disk"
     GONE = "gone_for_good"
     CLONE = "clone_refused"
+    MOVED = "restart_elsewhere"
 
 
 def fault_names() -> list[str]:
@@ -84,6 +85,9 @@ class Nemesis:
             disks, swarm=world.swarm.disk, rng=world.rng("disk nemesis"), atlas=world.atlas, log=self.disks
         )
         self._restarts: dict[str, asyncio.Task[None]] = {}
+        self._stops: list[asyncio.Task[None]] = []
+        self._mover = world.rng("mover").choice(world.hosts)
+        """The one machine that may come back under another address: of two, neither could find the other again."""
         self._snapshots: dict[str, Snapshot] = {}
         self._clock_faults: ClockFaults | None = None
         self._is_over = False
@@ -144,8 +148,8 @@ class Nemesis:
                 host.process.dies_at_event = None
                 world.loop.slow_down(host.process, 1.0)
                 world.loop.resume(host.process)
-        for restart in list(self._restarts.values()):
-            await restart
+        for task in [*self._stops, *self._restarts.values()]:
+            await task
         for host in world.hosts:
             if not host.is_up and not host.is_gone:
                 await self._restart(host, 0.0)
@@ -159,7 +163,7 @@ class Nemesis:
         if not await self._is_heard(original):
             return  # then who comes first is taken for the original, and nothing is wrong with that
         clone = world.make_host("x0")
-        clone.is_new = False
+        clone.is_new = self._rng.random() < 0.5  # started as a copy of a member, or told to join
         self._disk_nemesis.clone(original.disk, clone.disk, is_block_level=self._rng.random() < 0.5)
         started = world.loop.create_task(world.start(clone))
         await asyncio.sleep(CLONE_WAIT_S)
@@ -221,7 +225,9 @@ class Nemesis:
             return
         if rng.random() < self._swarm.stop_share and not process.is_paused:
             self.processes.note(ProcessFault.STOP, host.name)
-            await self._world.stop(host)
+            stopping = self._world.loop.create_task(self._world.stop(host))
+            self._stops.append(stopping)
+            await asyncio.shield(stopping)  # the end of the faults must not leave a node half stopped
         else:
             is_silent = is_power_loss and rng.random() < self._world.swarm.network.silent_crash_share
             self.processes.note(ProcessFault.POWER_LOSS if is_power_loss else ProcessFault.KILL, host.name)
@@ -328,6 +334,7 @@ class Nemesis:
     async def _restart(self, host: Host, delay_s: float) -> None:
         await asyncio.sleep(delay_s)
         self._change_disk(host)
+        self._change_address(host)
         # Without --replace the dead member stays an owner, and a cluster with a dead member takes nobody in.
         for _ in range(RESTARTS_MAX if host.port == PORT else JOINS_MAX):
             if host.is_up:
@@ -361,6 +368,17 @@ class Nemesis:
             snapshot = self._snapshots[host.name]
             if self._disk_nemesis.restore_old(host.disk, snapshot, is_block_level=rng.random() < 0.5):
                 self.processes.note(ProcessFault.OLD_DISK, host.name)
+
+    def _change_address(self, host: Host) -> None:
+        """Once in a while the machine comes back under another address."""
+        if (
+            host is self._mover
+            and not self._is_over
+            and not host.is_new
+            and self._rng.random() < self._swarm.moved_share
+        ):
+            host.moves += 1
+            self.processes.note(ProcessFault.MOVED, host.name, host.address)
 
     def _remember(self, host: Host) -> None:
         if self._rng.random() < 0.3:

@@ -1,6 +1,7 @@
 """Trace of a run: one running hash over every event, so that two runs can be compared by 64 hex digits.
 
-    event = virtual time in ns ‖ kind ‖ fields         each part with its type and length, so that no two events collide
+    event = virtual time in ns ‖ kind ‖ fields         packed by msgpack: each part has its type and length, so that no
+                                                       two events collide
 
 Invariants
   1. Equal digests mean equal event sequences. A field is an int, str, bytes or None: nothing with an address or an
@@ -13,6 +14,9 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections import deque
+from typing import NoReturn
+
+import msgpack
 
 __all__ = ["Field", "Trace"]
 
@@ -26,14 +30,14 @@ class Trace:
 
     def __init__(self, loop: asyncio.AbstractEventLoop, *, keep: int = EVENTS_KEPT_DEFAULT) -> None:
         self._loop = loop
-        self._hash = hashlib.sha256()
+        self._hash, self._pack = hashlib.sha256(), msgpack.Packer(default=_refuse).pack
         self._last: deque[tuple[int, str, tuple[Field, ...]]] = deque(maxlen=keep)
         self.count = 0
 
     def record(self, kind: str, *fields: Field) -> None:
         """Add one event at the current virtual time."""
         now_ns = round(self._loop.time() * 1e9)
-        self._hash.update(b"".join([_encode(now_ns), _encode(kind), *map(_encode, fields), b"\n"]))
+        self._hash.update(self._pack((now_ns, kind, fields)))
         self._last.append((now_ns, kind, fields))
         self.count += 1
 
@@ -46,16 +50,7 @@ class Trace:
         return "\n".join(f"{at_ns / 1e9:12.6f}  {kind:<10} {_show(fields)}" for at_ns, kind, fields in self._last)
 
 
-def _encode(field: Field) -> bytes:
-    match field:
-        case None:
-            return b"n;"
-        case int():
-            return b"i%d;" % field
-        case str():
-            return b"s%d:%s;" % (len(raw := field.encode()), raw)
-        case bytes():
-            return b"b%d:%s;" % (len(field), field)
+def _refuse(field: object) -> NoReturn:
     raise TypeError(f"a trace field cannot be {type(field).__name__}: its text may differ between runs")
 
 

@@ -50,6 +50,13 @@ __all__ = ["PORT", "Host", "World"]
 T = TypeVar("T")
 PORT = 7400
 CALM_SYNC_S_MIN = 0.000_5
+MOVE_PORTS = 1000
+"""Between the addresses of one machine: more than it will ever lose disks."""
+LATE_S_MAX = 2.0
+"""How long clients work before a latecomer starts."""
+JOIN_DIES_SHARE, JOIN_DIES_S_MAX = 0.5, 0.4
+"""Of joins: how many end with a kill of the joiner, and how long after its start."""
+JOIN_ATTEMPTS_MAX, JOIN_PAUSE_S = 20, 1.0
 
 
 class Host:
@@ -59,6 +66,8 @@ class Host:
         self.name, self.clock, self.disk = name, clock, disk
         self.port = PORT
         """Grows when the disk was lost: who starts then is another node."""
+        self.moves = 0
+        """How often it came back under another address."""
         self.engine: WitnessedEngine | None = None
         self.node: Node | None = None
         self.process: Process | None = None
@@ -78,7 +87,7 @@ class Host:
     @property
     def address(self) -> str:
         """Where its node listens."""
-        return f"{self.name}:{self.port}"
+        return f"{self.name}:{self.port + MOVE_PORTS * self.moves}"
 
     @property
     def is_up(self) -> bool:
@@ -120,9 +129,33 @@ class World:
     # --- hosts --------------------------------------------------------------------------------------------------------
 
     async def form(self) -> None:
-        """Found a cluster on the first host, let the others join it one after the other, then let the network be itself."""
-        for host in self.hosts:
+        """Found a cluster on the first host and let the others join it one after the other, except for latecomers."""
+        for host in self.hosts[: len(self.hosts) - self.swarm.late_joins]:
             await self.start(host)
+        if not self.swarm.late_joins:
+            self._let_loose()
+
+    async def grow(self) -> None:
+        """Let the latecomers join while clients work; at times one dies while it joins, and tries again."""
+        rng = self.rng("growth")
+        for host in self.hosts[len(self.hosts) - self.swarm.late_joins :]:
+            await asyncio.sleep(rng.uniform(0, LATE_S_MAX))
+            if rng.random() < JOIN_DIES_SHARE:
+                joining = self.loop.create_task(self.start(host))
+                await asyncio.sleep(rng.uniform(0, JOIN_DIES_S_MAX))
+                if not joining.done() and host.is_up:
+                    self.kill(host, is_power_loss=False)
+                await joining
+            for _ in range(JOIN_ATTEMPTS_MAX):
+                if host.is_up or await self.start(host):
+                    break
+                await asyncio.sleep(JOIN_PAUSE_S)
+            else:
+                self.problems.append(f"{host.name} could not join in {JOIN_ATTEMPTS_MAX} attempts: {host.refusal}")
+        self._let_loose()
+
+    def _let_loose(self) -> None:
+        """The cluster is complete: from now on network and buggify are themselves."""
         self.is_formed = True
         self.buggify.wake()
         self.network.swarm = self.swarm.network

@@ -24,6 +24,8 @@ from jepsen_lite.workloads.sets import Sets
 __all__ = ["DEFAULT_NAME", "WORKLOADS", "draw", "open_reader", "open_recorder", "work", "workload_line"]
 
 DEFAULT_NAME: Final = Mix.NAME
+CLIENT_LASTS: Final = 4
+"""Indefinite outcomes until a client is replaced: half of the CPU of a bad run went into connecting new ones."""
 READER_TIMEOUT_S: Final = 30.0
 READER_ATTEMPT_TIMEOUT_S: Final = 10.0
 """The reader is in no hurry: a record of several MiB has to come from all replicas."""
@@ -56,6 +58,7 @@ def open_recorder(world: RecordingWorld, history: History, board: Board, name: s
     pace = workload.pace
     return Recorder(
         world, history, board, name, timeout_s=pace.timeout_s, attempt_timeout_s=pace.attempt_timeout_s,
+        client_lasts=CLIENT_LASTS,
     )  # fmt: skip
 
 

@@ -97,6 +97,7 @@ class Hot:
             await recorder.get(target)
         elif draw < 0.2 + TOGETHER_SHARE:
             await recorder.put_together(target, rng.choice([2, 3]))
+            await recorder.get_together([*self.objects, target])
         else:
             await recorder.put(target, write_context(self.pace, rng))
 

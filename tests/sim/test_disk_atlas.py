@@ -162,6 +162,19 @@ def test_a_disk_that_will_never_be_served_again_counts_as_damaged_for_good() -> 
     assert not nemesis.flip_bits(disks["n0"]), "it is doomed already"
 
 
+def test_only_one_host_is_lost_for_good_even_while_nothing_is_written() -> None:
+    """With two of three owners gone there is no quorum for what will be written, so nothing could be promised of it."""
+    disks = {name: SimDisk(name, random.Random(1), now=lambda: 0.0) for name in ("n0", "n1", "n2")}
+    nemesis, _, _ = nemesis_of(disks, DiskSwarm.calm())
+
+    assert nemesis.fail_sync(disks["n0"])
+    assert (
+        not nemesis.fail_write(disks["n1"])
+        and not nemesis.fail_sync(disks["n1"])
+        and not nemesis.lose_disk(disks["n2"])
+    )
+
+
 def test_a_lost_disk_counts_until_its_host_is_given_up() -> None:
     """Empty is not healed."""
     disks = disks_with_records(1)

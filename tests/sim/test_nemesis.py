@@ -31,7 +31,7 @@ TRAFFIC = ("net_frames_delivered", "net_frames_dropped", "net_answered_reset")
 PROCESSES = ProcessSwarm(
     crash_pause_s=0.5, power_share=0.5, together_share=0.2, point_share=0.25, event_share=0.25, restart_s_max=0.3,
     stop_share=0.2, freeze_pause_s=1.0, freeze_s_mean=0.2, starve_pause_s=1.0, starve_factor=20.0, lost_disk_share=0.1,
-    old_disk_share=0.2,
+    old_disk_share=0.2, moved_share=0.3,
 )  # fmt: skip
 DISKS = DiskSwarm(
     pause_s=0.05, weights=tuple((kind, 1.0) for kind in (*PASSING, *HARMING)), slow_factor=10.0, lasts_s_max=0.3,
@@ -159,6 +159,24 @@ def test_faults_of_the_network_happen() -> None:
     wanted = ["lost", "duplicated", "late", "straggled", "clogged", "cuts", "heals", "met_cut", "broken_reset"]
 
     seen(Swarm(network=NETWORK), [f"net_{name}" for name in wanted])
+
+
+def test_a_stop_that_the_end_of_the_faults_interrupts_is_finished() -> None:
+    """Otherwise a node stays half stopped: it runs, serves nobody, and everything that it owns looks unhealed."""
+    swarm = Swarm(process=ProcessSwarm(crash_pause_s=0.05, stop_share=1.0, restart_s_max=0.1))
+    world = World(1, swarm)
+
+    async def story() -> list[bool]:
+        await world.form()
+        nemesis = Nemesis(world, [])
+        for _ in range(20):
+            await nemesis.run(0.3)
+        await nemesis.end()
+        ready = [host.node is not None and host.node.is_ready for host in world.hosts]
+        await world.stop_all()
+        return ready
+
+    assert all(world.run(story(), until_s=400))
 
 
 def test_a_calm_swarm_does_nothing() -> None:

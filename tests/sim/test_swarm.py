@@ -87,6 +87,6 @@ def test_lines_say_everything_and_calm_if_nothing() -> None:
 
     assert [line.split()[0] for line in lines] == ["cluster", "network", "disk", "clock", "process"]
     assert (lines[1], lines[4]) == ("network calm", "process calm")
-    assert lines[0].startswith("cluster nodes=3 n=3 partitions=8 cache=0 ")
+    assert lines[0].startswith("cluster nodes=3 late=0 n=3 partitions=8 cache=0 ")
     assert Swarm(process=ProcessSwarm(power_share=0.5)).lines()[4] == "process power_share=0.5"
     assert all("faults=none" in line for line in lines[2:4])

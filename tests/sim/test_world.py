@@ -12,7 +12,7 @@ old disk         gone         another   reset              refused
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -22,6 +22,7 @@ import pytest
 from jepsen_lite.sim.net_swarm import NetworkSwarm
 from jepsen_lite.sim.swarm import Swarm
 from jepsen_lite.sim.world import Host, World
+from kvstore.client.client import AsyncClient
 from kvstore.errors import ReadError, UnavailableError
 from kvstore.ids import ObjectType
 from kvstore.messages import Verb, decode_put_reply, encode_body
@@ -34,6 +35,7 @@ LOSING = NetworkSwarm(loss_good=0.3, duplicate_share=0.2)
 POWER_SEEDS = 6
 """A power loss takes nothing in two of three cases; these are enough for one that does."""
 SILENT_S = 5.0
+KEYS = 30
 
 
 def in_world(seed: int, story: Callable[[World], Coroutine[Any, Any, Any]], swarm: Swarm = CALM) -> Any:
@@ -53,6 +55,38 @@ def in_world(seed: int, story: Callable[[World], Coroutine[Any, Any, Any]], swar
 def _quiet(caplog: pytest.LogCaptureFixture) -> None:
     """Every refused or unclean start would say so."""
     caplog.set_level(100, logger="kvnode")
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_latecomers_join_while_clients_write(seed: int) -> None:
+    """Some die while they join; everything written before, meanwhile and afterwards is read from the grown cluster."""
+    world = World(seed, replace(CALM, nodes=5, late_joins=2))
+
+    async def main() -> list[set[str]]:
+        await world.form()
+        client = world.open_client("c0", timeout=20.0)
+        writing = asyncio.get_running_loop().create_task(_write_slowly(client, "meanwhile"))
+        await world.grow()
+        await writing
+        shown = [{sibling.value async for sibling in _siblings(client, number)} for number in range(KEYS)]
+        await world.close_client(client)
+        members = {len(host.node.changes.topology().members) for host in world.running() if host.node is not None}
+        await world.stop_all()
+        assert members == {5} and world.problems == []
+        return shown
+
+    assert world.run(main(), until_s=120) == [{f"meanwhile {number}"} for number in range(KEYS)]
+
+
+async def _write_slowly(client: AsyncClient, says: str) -> None:
+    for number in range(KEYS):
+        await client.put(f"k{number}", f"{says} {number}")
+        await asyncio.sleep(0.1)
+
+
+async def _siblings(client: AsyncClient, number: int) -> AsyncIterator[Any]:
+    for sibling in (await client.get(f"k{number}", r=3)).siblings:
+        yield sibling
 
 
 def key_of(key: str) -> bytes:
