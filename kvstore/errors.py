@@ -44,7 +44,7 @@ class KVStoreError(Exception):
     retryable: ClassVar[bool] = False
     exit_code: ClassVar[int] = 1
 
-    def __init__(self, message: str, **details: Any) -> None:
+    def __init__(self, message: str, /, **details: Any) -> None:
         super().__init__(message)
         self.message = message
         self.details = details
@@ -316,6 +316,12 @@ def error_to_wire(error: KVStoreError) -> bytes:
     return packed
 
 
+def _is_detail(value: Any) -> bool:
+    if type(value) is list:
+        return all(type(each) not in (list, dict) for each in value)
+    return type(value) is not dict  # msgpack makes nothing else that nests
+
+
 def error_from_wire(body: bytes) -> KVStoreError:
     """Decode a reply body made by `error_to_wire`; anything unreadable becomes an `InternalError` that says so."""
     try:
@@ -325,6 +331,8 @@ def error_from_wire(body: bytes) -> KVStoreError:
         if not (isinstance(code, str) and isinstance(message, str) and isinstance(details, dict)):
             raise ValueError("wrong field types")
         details = {str(name): value for name, value in details.items()}
+        if not all(_is_detail(value) for value in details.values()):
+            raise ValueError("details that are neither scalars nor lists of them")
     except (ValueError, TypeError, msgpack.UnpackException) as problem:
         return InternalError(f"unreadable error reply: {problem}")
     kind = _BY_CODE.get(code)

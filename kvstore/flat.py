@@ -18,7 +18,7 @@ from typing import Any
 import msgpack
 import msgspec
 
-__all__ = ["unpack_flat"]
+__all__ = ["check_whole", "unpack_flat"]
 
 _HEADER_SIZES = {0xDC: 3, 0xDD: 5}
 _unpack_scalars = msgspec.msgpack.Decoder(list[int | bytes | bool | float | None]).decode
@@ -35,6 +35,20 @@ def unpack_flat(packed: bytes, *, start: int = 0, fields_max: int, text_length_m
     if not text_length_max:
         return _unpack_scalars(memoryview(packed)[start:] if start else packed)
     return _unpack_each(packed, first, count, text_length_max)
+
+
+def check_whole(packed: bytes) -> None:
+    """Raise ValueError if `packed` is not one whole msgpack value, before anything is allocated for what it promises.
+
+    For nested values, which are decoded as they are: 1 MiB of headers of a million fields each would reserve 8 GB, where 1 MiB
+    of fields that are really there takes 64 MB at most.
+    """
+    unpacker = msgpack.Unpacker(max_buffer_size=len(packed) + 1, read_size=len(packed) + 1)
+    unpacker.feed(packed)
+    try:
+        unpacker.skip()
+    except msgpack.UnpackException as problem:
+        raise ValueError(str(problem) or type(problem).__name__) from None
 
 
 def _unpack_each(packed: bytes, first: int, count: int, text_length_max: int) -> list[Any]:

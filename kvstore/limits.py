@@ -7,11 +7,12 @@ Sibling and size limits bind client puts only, never replication, repair or read
 from __future__ import annotations
 
 __all__ = [
-    "BUCKETS_COUNT_MAX", "BUCKET_NAME_LENGTH_MAX", "CHUNK_SIZE_BYTES_MAX", "CONNECTION_BACKLOG_BYTES_MAX",
-    "CONTEXT_SIZE_BYTES_MAX", "FRAME_OPERATIONS_MAX", "FRAME_SIZE_BYTES_MAX", "FRAME_SIZE_BYTES_TARGET",
-    "INFLIGHT_PER_LINK_MAX", "INFLIGHT_PER_NODE_MAX", "KEY_SIZE_BYTES_MAX", "MEMBERS_COUNT_MAX", "OPERATIONS_KEPT_MAX",
-    "REASSEMBLY_BYTES_MAX", "SIBLINGS_COUNT_MAX", "TOPOLOGY_SIZE_BYTES_MAX", "VALUE_DEPTH_MAX", "VALUE_SIZE_BYTES_MAX",
-    "VECTOR_ENTRIES_MAX",
+    "BUCKETS_COUNT_MAX", "BUCKET_NAME_LENGTH_MAX", "CHUNK_SIZE_BYTES_MAX", "CLIENT_SESSIONS_COUNT_MAX",
+    "CONNECTIONS_COUNT_MAX", "CONNECTION_BACKLOG_BYTES_MAX", "CONTEXT_SIZE_BYTES_MAX", "FRAME_OPERATIONS_MAX",
+    "FRAME_SIZE_BYTES_MAX", "FRAME_SIZE_BYTES_TARGET", "GREETING_TIMEOUT_S", "INFLIGHT_PER_LINK_MAX",
+    "INFLIGHT_PER_NODE_MAX", "KEY_SIZE_BYTES_MAX", "MEMBERS_COUNT_MAX", "OPERATIONS_KEPT_MAX",
+    "REASSEMBLY_BYTES_MAX", "SIBLINGS_COUNT_MAX", "TOPOLOGY_SIZE_BYTES_MAX", "VALUE_DEPTH_MAX",
+    "VALUE_SIZE_BYTES_MAX", "VECTOR_ENTRIES_MAX", "VECTOR_ENTRIES_STORED_MAX",
 ]  # fmt: skip
 
 FRAME_SIZE_BYTES_MAX = 4 * 1024 * 1024 - 64
@@ -30,6 +31,12 @@ REASSEMBLY_BYTES_MAX = 96 * 1024 * 1024
 """Bytes of unfinished chunked bodies one connection may hold: one record with 64 values of 1 MiB and its vector."""
 CONNECTION_BACKLOG_BYTES_MAX = 8 * 1024 * 1024
 """Bytes queued to one slow receiver before we stop reading its requests (server) or refuse new ones (client)."""
+GREETING_TIMEOUT_S = 5.0
+"""Who connects has this long to say HELLO; also to finish the handshake of TCP and HTTP/2. A link gives up after 2 s itself."""
+CONNECTIONS_COUNT_MAX = 3_072
+"""Connections one listener holds: each may hold a backlog and unfinished bodies, so their number must be bounded as well."""
+CLIENT_SESSIONS_COUNT_MAX = 2_048
+"""Clients of one node at a time; the rest of CONNECTIONS_COUNT_MAX is for members (MEMBERS_COUNT_MAX) and those who greet."""
 INFLIGHT_PER_LINK_MAX = 8_192
 """Operations awaiting a reply on one link; one more is refused with `Overloaded` before it is sent."""
 INFLIGHT_PER_NODE_MAX = 4_096
@@ -41,7 +48,10 @@ CONTEXT_SIZE_BYTES_MAX = 128 * 1024
 """The largest vector a record may hold (VECTOR_ENTRIES_MAX of 28 bytes) fits: what a read gives, a put takes."""
 SIBLINGS_COUNT_MAX = 64
 VECTOR_ENTRIES_MAX = 4_096
-"""Actors in one stored version vector; only amnesia events add any, so this is far above what can be met."""
+"""Actors in the vector a client's put may lead to; only amnesia events add any, so this is far above what can be met."""
+VECTOR_ENTRIES_STORED_MAX = 65_535
+"""Actors in the vector of a stored record, the join of what several coordinators took (`correctness` rule 8: never refused); the
+2 bytes of an actor's index allow no more."""
 OPERATIONS_KEPT_MAX = 16
 """(operation id, dot) pairs a record remembers, so that a retried put is recognised."""
 BUCKET_NAME_LENGTH_MAX = 64

@@ -13,6 +13,7 @@ import msgpack
 
 from cluster.cli.session import UNHEALTHY, Session
 from kvstore.errors import DecodeError, KVStoreError
+from kvstore.flat import check_whole
 
 if TYPE_CHECKING:
     from cluster.cli.cluster_view import ClusterView, Presence
@@ -51,6 +52,7 @@ async def _ask(client: AsyncClient, address: str) -> Presence:
 
 def _decode_status(body: bytes) -> dict[str, Any]:
     try:
+        check_whole(body)
         status = msgpack.unpackb(body, max_array_len=65_536, max_map_len=4_096, max_ext_len=0)
     except (ValueError, TypeError, msgpack.UnpackException) as problem:
         raise DecodeError(f"unreadable status: {problem}") from None

@@ -1,7 +1,8 @@
 """Admission: who may open a session here, and what this node says of itself.
 
-A client (no node id) is welcome if it names our cluster or none. A node must present a start that was not seen before
-(`correctness` rule 3): what we learn of it is durable before we answer, so that a clone is refused also after a power loss.
+A client (no node id) is welcome if it names our cluster or none, while fewer than CLIENT_SESSIONS_COUNT_MAX are connected.
+A node must present a start that was not seen before (`correctness` rule 3): what we learn of it is durable before we answer,
+so that a clone is refused also after a power loss.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from cluster.store import Store
 from kvstore.chaos import CALM, Chaos, Point, Probe
 from kvstore.errors import ClusterMismatch, KVStoreError, NotReady, Overloaded, StaleIdentity, StorageError
 from kvstore.ids import NodeId
+from kvstore.limits import CLIENT_SESSIONS_COUNT_MAX
 from kvstore.storage.identity import BootCheck, NodeIdentity, PeerBoots
 from kvstore.transport.frames import Hello
 from kvstore.transport.session import Session
@@ -20,6 +22,9 @@ from kvstore.transport.session import Session
 __all__ = ["Admission"]
 
 
+CLIENTS_LOOKED_THROUGH_MIN = 64
+FULL_S = 1.0
+"""When a client may ask again if CLIENT_SESSIONS_COUNT_MAX are connected."""
 DISK_TROUBLE_S = 0.5
 """When a peer may ask again if our disk could not tell whether to admit it."""
 
@@ -33,6 +38,9 @@ class Admission:
     ) -> None:  # fmt: skip
         self._identity, self._boots, self._store = identity, boots, store
         self._placement, self._peers, self._address, self._chaos = placement, peers, address, chaos
+        self._clients: dict[Session, None] = {}
+        """Those welcomed; who left since is taken out only when it has grown, so that a session costs nothing at its end."""
+        self._clients_look_at = CLIENTS_LOOKED_THROUGH_MIN
 
     def hello(self) -> Hello:
         """Return what this node says of itself now."""
@@ -62,11 +70,24 @@ class Admission:
             session.refuse(error)
             return
         if not hello.node_id:
-            session.welcome(self.hello())
+            self._admit_client(session)
             return
         self._placement.learn_address(NodeId(hello.node_id), hello.address)
         # Also if its start is known already: our own link may have learned of it a moment ago, and that is not synced.
         self._store.when_durable(lambda: session.welcome(self.hello()))
+
+    def _admit_client(self, session: Session) -> None:
+        """Welcome a client while there is room; connections above the bound are left to members."""
+        if len(self._clients) >= self._clients_look_at:
+            self._clients = {each: None for each in self._clients if each.is_open}
+            self._clients_look_at = min(2 * len(self._clients) + CLIENTS_LOOKED_THROUGH_MIN, CLIENT_SESSIONS_COUNT_MAX)
+        if len(self._clients) >= CLIENT_SESSIONS_COUNT_MAX:
+            session.refuse(
+                Overloaded("too many clients are connected", retry_after_s=FULL_S, limit=CLIENT_SESSIONS_COUNT_MAX)
+            )
+            return
+        session.welcome(self.hello())
+        self._clients[session] = None
 
     def check(self, hello: Hello) -> BootCheck:
         """Raise the reason why the peer may not be talked to; NEW means that its start was noted, but not synced."""

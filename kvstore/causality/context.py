@@ -13,6 +13,7 @@ import struct
 from kvstore.causality.version_vector import VersionVector, decode_vector
 from kvstore.errors import DecodeError, InvalidContext
 from kvstore.ids import HlcTimestamp
+from kvstore.limits import VECTOR_ENTRIES_MAX
 
 __all__ = ["CONTEXT_FORMAT", "UNUSABLE", "decode_context", "encode_context"]
 
@@ -40,6 +41,6 @@ def decode_context(context: bytes, token: bytes) -> tuple[VersionVector, HlcTime
     if of_token != token:
         raise InvalidContext("the context belongs to another key")
     try:
-        return decode_vector(context[_HEADER.size :]), hlc
+        return decode_vector(context[_HEADER.size :], VECTOR_ENTRIES_MAX), hlc
     except DecodeError as problem:
         raise InvalidContext(f"broken context: {problem.message}") from None

@@ -15,7 +15,7 @@ from enum import Enum
 
 from kvstore.errors import DecodeError
 from kvstore.ids import ActorId
-from kvstore.limits import VECTOR_ENTRIES_MAX
+from kvstore.limits import VECTOR_ENTRIES_STORED_MAX
 
 __all__ = [
     "Relation",
@@ -90,6 +90,8 @@ def is_next_of_one(ours: bytes, theirs: bytes) -> ActorId | None:
     if len(ours) == _ENTRY.size:  # nearly every record
         (actor, counter), (their_actor, their_counter) = _ENTRY.unpack(ours), _ENTRY.unpack(theirs)
         return actor if actor == their_actor and counter + 1 == their_counter else None
+    if len(ours) % _ENTRY.size:
+        return None  # no vector at all: who decodes it says so
     stepped: ActorId | None = None
     for start in range(0, len(ours), _ENTRY.size):
         end = start + _ENTRY.size
@@ -102,9 +104,9 @@ def is_next_of_one(ours: bytes, theirs: bytes) -> ActorId | None:
     return stepped
 
 
-def decode_vector(encoded: bytes) -> VersionVector:
-    """Decode canonical bytes; `DecodeError` if they are not exactly what `encode_vector` makes."""
-    if len(encoded) % _ENTRY.size or len(encoded) > VECTOR_ENTRIES_MAX * _ENTRY.size:
+def decode_vector(encoded: bytes, entries_max: int = VECTOR_ENTRIES_STORED_MAX) -> VersionVector:
+    """Decode canonical bytes; `DecodeError` if they are not exactly what `encode_vector` makes, or of too many actors."""
+    if len(encoded) % _ENTRY.size or len(encoded) > entries_max * _ENTRY.size:
         raise DecodeError("a version vector has 28 bytes an entry", size_bytes=len(encoded))
     if len(encoded) == _ENTRY.size:  # nearly every record
         actor, counter = _ENTRY.unpack(encoded)

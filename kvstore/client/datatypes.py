@@ -16,6 +16,7 @@ import msgpack
 import msgspec
 
 from kvstore.errors import DecodeError, InvalidArgument, ValueTooLarge
+from kvstore.flat import check_whole
 from kvstore.limits import VALUE_DEPTH_MAX, VALUE_SIZE_BYTES_MAX
 
 __all__ = ["Codec", "Key", "key_bytes"]
@@ -25,6 +26,8 @@ Key = str | bytes
 
 T = TypeVar("T")
 _CONTAINERS = (list, tuple, dict)
+_PROMISES_BYTES_MAX = 2 * 1024
+"""Below this, what the headers of a value promise is at most 16 MB and not worth a second look."""
 _PACK_BUFFER_BYTES = 8 * 1024
 """A packer keeps its buffer; most values are far smaller, and it grows by itself for the others."""
 
@@ -66,6 +69,8 @@ class Codec(Generic[T]):
     def decode(self, packed: bytes) -> T:
         """Return the value; `DecodeError` if the bytes are not msgpack or not of the bucket's type."""
         try:
+            if len(packed) > _PROMISES_BYTES_MAX:
+                check_whole(packed)
             plain = msgpack.unpackb(packed, strict_map_key=False, max_ext_len=0)
         except (ValueError, TypeError, RecursionError, msgpack.UnpackException) as problem:
             raise DecodeError(f"the stored value is not msgpack: {problem}") from None

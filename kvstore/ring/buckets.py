@@ -45,9 +45,9 @@ class BucketProperties:
 
     def __post_init__(self) -> None:
         if type(self.name) is not str or _NAME.fullmatch(self.name) is None:
-            raise InvalidArgument(
-                f"a bucket name is 1 to {BUCKET_NAME_LENGTH_MAX} of A-Z a-z 0-9 _ . -, not {self.name!r}"
-            )
+            # Of what came from outside and nests, the repr may not end.
+            shown = repr(self.name) if type(self.name) is str else type(self.name).__name__
+            raise InvalidArgument(f"a bucket name is 1 to {BUCKET_NAME_LENGTH_MAX} of A-Z a-z 0-9 _ . -, not {shown}")
         for count in (self.r, self.w, self.dw, self.pr, self.pw):
             if count is not None and (type(count) is not int or not 0 <= count <= CONSISTENCY_ALL):
                 raise InvalidArgument(f"r, w, dw, pr and pw must be 0 to {CONSISTENCY_ALL}", count=count)

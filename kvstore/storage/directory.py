@@ -64,7 +64,7 @@ def _read_identity(directory: Path) -> dict[str, str | int]:
     try:
         fields = json.loads((directory / IDENTITY_FILE).read_text("utf-8"))
         return {"node_id": str(fields["node_id"]), "format_version": int(fields["format_version"])}
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise SuspectStore(f"{directory / IDENTITY_FILE} is unreadable ({error}): {REPLACE_HINT}") from error
 
 

@@ -11,17 +11,18 @@ must be an exact copy: tests/storage/test_overwrite.py holds the two together by
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Sequence
 from typing import Any
 
-from kvstore.causality.version_vector import VECTOR_ENTRY_SIZE_BYTES
+from kvstore.causality.version_vector import COUNTER_MAX, VECTOR_ENTRY_SIZE_BYTES
 from kvstore.ids import ACTOR_SIZE_BYTES, ActorId, StorageKey
 from kvstore.limits import OPERATIONS_KEPT_MAX
 from kvstore.storage.record import OPERATION, RecordView, pack_record, value_hash
 
 __all__ = ["overwrite"]
 
-_HLC_SIZE = 8
+_HLC_SIZE, _INDEX_MAX = 8, 65_535
 _HLC_END = _HLC_SIZE - OPERATION.size
 _OPERATIONS_SIZE_MAX = OPERATIONS_KEPT_MAX * OPERATION.size
 
@@ -39,11 +40,16 @@ def overwrite(
     start = encoded_vector.find(actor)
     if len(fields) != 6 or start < 0 or start % VECTOR_ENTRY_SIZE_BYTES or hlc <= hlc_max:
         return None
-    operations = operations or _implied(fields)
+    try:
+        operations = operations or _implied(fields)
+    except struct.error:
+        return None  # numbers that no record of ours has: the general way says what is wrong with it
     if operation_id in operations or hlc.to_bytes(_HLC_SIZE, "big") <= operations[-OPERATION.size : _HLC_END]:
         return None
     index, counter_at = start // VECTOR_ENTRY_SIZE_BYTES, start + ACTOR_SIZE_BYTES
     counter = int.from_bytes(encoded_vector[counter_at : counter_at + 8], "big") + 1
+    if counter > COUNTER_MAX or index > _INDEX_MAX:
+        return None
     operations += OPERATION.pack(hlc, operation_id, digest, index, counter)
     if len(operations) > _OPERATIONS_SIZE_MAX:
         operations = operations[-_OPERATIONS_SIZE_MAX:]

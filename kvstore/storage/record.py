@@ -46,8 +46,11 @@ _FIELDS_MAX = 65_536
 _ONE_CALL_SIZE_BYTES_MAX = 64 * 1024
 """Up to two siblings in so few bytes are decoded by one call in C (0.6 µs; `unpack_flat` takes 1.8 µs): nested lists could make
 it allocate 5 MB at worst. What is larger or longer pays for the safe way, whose cost then disappears in its size."""
+_FORMAT_AT = {0xDC: 11, 0xDD: 13}
+"""Where the format stands, by the first byte of the body; at 9 behind a short header."""
 OPERATION = struct.Struct(">Q16s8sHQ")
 _VALUE_KIND = {bytes, type(None)}
+_SIBLING_KINDS: tuple[set[type], ...] = ({int}, {int}, {int}, {int}, {bytes}, {bytes, type(None)})
 _digest = xxhash.xxh3_64_digest
 _pack = msgspec.msgpack.Encoder().encode  # the bytes are msgpack's own (tests/storage/test_record.py), in half the time
 _decode_one = msgspec.msgpack.Decoder(tuple[int, bytes, bytes, int, int, int, int, bytes, bytes | None]).decode
@@ -114,7 +117,9 @@ def decode_record(storage_key: StorageKey, record: bytes) -> DVVSet:
     try:
         return _decode_body(record)
     except (ValueError, TypeError, IndexError, DecodeError, msgpack.UnpackException) as problem:
-        raise Corruption(f"a record is malformed: {problem}", key=storage_key.hex(), size_bytes=len(record)) from None
+        refusal = _malformed(record, problem)
+        refusal.details["key"] = storage_key.hex()
+        raise refusal from None
 
 
 def view_record(record: bytes) -> RecordView:
@@ -128,11 +133,16 @@ def view_record(record: bytes) -> RecordView:
             if one[0] == RECORD_FORMAT:
                 return RecordView(one[1], one[5], one[_FIELDS_BEFORE:], one[2])
         form, vector, operations, *fields = _fields(record)
-        if form != RECORD_FORMAT or type(vector) is not bytes or len(fields) % _FIELDS_EACH:
-            raise ValueError(f"a record of format {form} with {len(fields)} fields")
+        _check_format(form)
+        if type(vector) is not bytes or type(operations) is not bytes or len(fields) % _FIELDS_EACH:
+            raise ValueError(f"a vector and operations are bytes, and a sibling has 6 fields, not {len(fields)}")
+        if any(
+            not set(map(type, fields[column::_FIELDS_EACH])) <= kinds for column, kinds in enumerate(_SIBLING_KINDS)
+        ):
+            raise ValueError("a sibling has fields of the wrong type")
         return RecordView(vector, max(fields[2::_FIELDS_EACH], default=0), fields, operations)
     except (ValueError, TypeError, IndexError, msgpack.UnpackException) as problem:
-        raise Corruption(f"a record is malformed: {problem}", size_bytes=len(record)) from None
+        raise _malformed(record, problem) from None
 
 
 def stored_vector(record: bytes) -> bytes:
@@ -147,8 +157,7 @@ def stored_vector(record: bytes) -> bytes:
 
 def _decode_body(record: bytes) -> DVVSet:
     fields = _fields(record)
-    if type(fields[0]) is not int or fields[0] != RECORD_FORMAT:
-        raise ValueError(f"record has format {fields[0]}, this build reads up to {RECORD_FORMAT}")
+    _check_format(fields[0])
     if type(fields[1]) is not bytes or type(fields[2]) is not bytes:
         raise ValueError("a vector and operations are bytes")
     vector = decode_vector(fields[1])
@@ -174,6 +183,26 @@ def _fields(record: bytes) -> list[Any]:
         assert type(fields) is list, "its first byte says array"
         return fields
     return unpack_flat(record, start=8, fields_max=_FIELDS_MAX)
+
+
+def _malformed(record: bytes, problem: Exception) -> Corruption:
+    """Return the refusal of a body. A newer format may hold anything behind its number, so the number is looked at first."""
+    at = _FORMAT_AT.get(record[8], 9) if len(record) > 8 else 0
+    form = record[at] if at < len(record) else 0
+    if at and RECORD_FORMAT < form < 0x80:
+        return Corruption(f"a record is malformed: {_newer(form)}", size_bytes=len(record))
+    return Corruption(f"a record is malformed: {problem}", size_bytes=len(record))
+
+
+def _newer(form: int) -> str:
+    return f"record has format {form}, this build reads up to {RECORD_FORMAT}"
+
+
+def _check_format(form: Any) -> None:
+    if type(form) is int and form > RECORD_FORMAT:
+        raise ValueError(_newer(form))
+    if type(form) is not int or form != RECORD_FORMAT:
+        raise ValueError("a record begins with its format")
 
 
 def _sibling(actors: list[Any], fields: list[Any]) -> Sibling:

@@ -183,7 +183,7 @@ def _read(path: Path) -> tuple[Statement, str] | None:
             bool(words[_SUSPECT]), str(fields["refused"]).encode(),
         )  # fmt: skip
         return statement, str(fields["directory"])
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
 
 

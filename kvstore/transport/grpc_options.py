@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["CONNECTIONS_COUNT_MAX", "KEEPALIVE", "Keepalive", "client_options", "server_options"]
+from kvstore.limits import GREETING_TIMEOUT_S
+
+__all__ = ["KEEPALIVE", "Keepalive", "client_options", "server_options"]
 
 MESSAGE_SIZE_BYTES_MAX = 4 * 1024 * 1024
 """FRAME_SIZE_BYTES_MAX plus the envelope fits; gRPC ends the stream of whoever announces more."""
@@ -15,8 +17,9 @@ METADATA_SIZE_BYTES_MAX = 8 * 1024
 """Headers of one stream; ours are some hundred bytes."""
 STREAMS_PER_CHANNEL_MAX = 100
 """Streams in one HTTP/2 connection: one Exchange of ours; the others for health checks and tools."""
-CONNECTIONS_COUNT_MAX = 1_000
-"""Exchange streams a listener holds in total: each may hold a backlog, so their number must be bounded as well."""
+STREAMLESS_S_MAX = 30.0
+"""How long a server keeps an HTTP/2 connection without a stream: many of them take nothing but file descriptors, but all.
+gRPC looks once in this time, so it may be twice as long."""
 
 Options = list[tuple[str, int]]
 
@@ -72,6 +75,9 @@ def server_options(keepalive: Keepalive) -> Options:
         # Two nodes on one port would each get a random half of the connections, in silence.
         ("grpc.so_reuseport", 0),
         ("grpc.max_concurrent_streams", STREAMS_PER_CHANNEL_MAX),
+        # The default gives a stranger who says nothing two minutes.
+        ("grpc.server_handshake_timeout_ms", int(GREETING_TIMEOUT_S * 1000)),
+        ("grpc.max_connection_idle_ms", int(STREAMLESS_S_MAX * 1000)),
         # The default calls more than two pings in five minutes an attack and ends the connection of an idle client.
         ("grpc.http2.min_ping_interval_without_data_ms", int(keepalive.interval_s * 500)),
     ]

@@ -28,7 +28,8 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Protocol
 from urllib.parse import unquote
 
 import grpc
@@ -37,9 +38,9 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from kvstore.env import Accept, Connection
 from kvstore.errors import ConfigError, Unavailable
+from kvstore.limits import CONNECTIONS_COUNT_MAX
 from kvstore.transport.grpc_connection import EOF, GrpcConnection
 from kvstore.transport.grpc_options import (
-    CONNECTIONS_COUNT_MAX,
     KEEPALIVE,
     Keepalive,
     client_options,
@@ -48,7 +49,7 @@ from kvstore.transport.grpc_options import (
 from kvstore.transport.rules import report_bug
 from kvstore.v1 import frames_pb2
 
-__all__ = ["EOF", "SERVICE_NAME", "GrpcListener", "GrpcTransport"]
+__all__ = ["EOF", "SERVICE_NAME", "GrpcListener", "GrpcTransport", "Services"]
 
 SERVICE_NAME: str = frames_pb2.DESCRIPTOR.services_by_name["Frames"].full_name
 METHOD_PATH = f"/{SERVICE_NAME}/Exchange"
@@ -59,6 +60,17 @@ LINGER_S = 0.5
 """How long an orderly end may take to reach the peer before the stream is cut."""
 DETAILS_LENGTH_MAX = 200
 """Characters of an error that a peer is told in the status of a stream; headers are bounded."""
+
+
+class Services(Protocol):
+    """What a listener serves beside frames and health."""
+
+    @property
+    def options(self) -> Sequence[tuple[str, int]]:
+        """Options of gRPC that the services need; they win over those of the listener."""
+
+    def add_to(self, server: Any) -> Sequence[str]:
+        """Add the services to a server that has not started, and return their names."""
 
 
 class _ClientStream:
@@ -118,6 +130,11 @@ class GrpcTransport:
     def __init__(self, keepalive: Keepalive = KEEPALIVE) -> None:
         self._keepalive = keepalive
         self._open: dict[GrpcConnection, asyncio.Task[None]] = {}
+        self._services: Services | None = None
+
+    def also_serve(self, services: Services) -> None:
+        """Serve more than frames and health at every address that is served from now on."""
+        self._services = services
 
     async def connect(self, address: str, accept: Accept, *, timeout_s: float) -> Connection:
         channel: Any = grpc.aio.insecure_channel(address, options=client_options(self._keepalive))
@@ -139,7 +156,7 @@ class GrpcTransport:
         return connection
 
     async def serve(self, address: str, accept: Accept) -> GrpcListener:
-        listener = GrpcListener(accept, self._keepalive)
+        listener = GrpcListener(accept, self._keepalive, self._services)
         await listener.start(address)
         return listener
 
@@ -192,17 +209,19 @@ def _peer_of(context: Any) -> str:
 class GrpcListener:
     """One served address: its server, its connections and its health service."""
 
-    def __init__(self, accept: Accept, keepalive: Keepalive) -> None:
+    def __init__(self, accept: Accept, keepalive: Keepalive, services: Services | None = None) -> None:
         self._accept = accept
         self._address = ""
         self._connections: dict[GrpcConnection, None] = {}
         self._health = health.aio.HealthServicer()  # type: ignore[attr-defined]  # missing in the stubs
-        self._server: Any = grpc.aio.server(options=server_options(keepalive))
+        options = dict(server_options(keepalive)) | dict(services.options if services is not None else ())
+        self._server: Any = grpc.aio.server(options=list(options.items()))
         exchange = grpc.stream_stream_rpc_method_handler(self._exchange)
         self._server.add_generic_rpc_handlers(
             (grpc.method_handlers_generic_handler(SERVICE_NAME, {"Exchange": exchange}),)
         )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        self._names = (SERVICE_NAME, *(services.add_to(self._server) if services is not None else ()))
 
     @property
     def address(self) -> str:
@@ -225,10 +244,10 @@ class GrpcListener:
         await self._server.start()
 
     async def set_serving(self, is_serving: bool) -> None:
-        """Say SERVING or NOT_SERVING to health checks, overall and for the Frames service. Frames flow either way."""
+        """Say SERVING or NOT_SERVING to health checks, overall and for each service. Frames flow either way."""
         names = health_pb2.HealthCheckResponse
         status = names.SERVING if is_serving else names.NOT_SERVING
-        for service in (health.OVERALL_HEALTH, SERVICE_NAME):
+        for service in (health.OVERALL_HEALTH, *self._names):
             await self._health.set(service, status)
 
     async def close(self) -> None:

@@ -24,6 +24,7 @@ from functools import partial
 
 from kvstore.env import Accept, Connection
 from kvstore.errors import ConfigError, Unavailable
+from kvstore.limits import CONNECTIONS_COUNT_MAX
 from kvstore.transport.memory_connection import MemoryConnection
 from kvstore.transport.rules import report_bug
 
@@ -124,6 +125,8 @@ class MemoryNetwork:
     def knock(self, address: str, theirs: MemoryConnection, answer: Callable[[bool], None]) -> None:
         """A connection arrives. The answer leaves first, so that frames sent while accepting come after it."""
         listener = self._listeners.get(address)
+        if listener is not None and not listener.has_room():
+            listener = None
         theirs.signal(partial(answer, listener is not None))
         if listener is not None:
             self._ends[theirs] = None
@@ -169,10 +172,14 @@ class MemoryListener:
         self._accepted.clear()
         await asyncio.sleep(0)
 
-    def accept_end(self, end: MemoryConnection) -> None:
-        """Give an arrived connection its handler."""
+    def has_room(self) -> bool:
+        """Return whether one more connection may be accepted (CONNECTIONS_COUNT_MAX)."""
         for closed in [other for other in self._accepted if other.is_closed]:
             del self._accepted[closed]
+        return len(self._accepted) < CONNECTIONS_COUNT_MAX
+
+    def accept_end(self, end: MemoryConnection) -> None:
+        """Give an arrived connection its handler."""
         self._accepted[end] = None
         try:
             end.start(self._accept(end))

@@ -1,6 +1,7 @@
 """The answering side of one connection: admits the peer, hands whole operations to a service, gathers replies.
 
     accepted ──HELLO──► admitting ──welcome──► open ──► closed
+       ├── GREETING_TIMEOUT_S ──┐
        └──── a bad frame ───┴──refuse──► refused ──the peer hangs up, or REFUSED_LINGER_S──► closed
 
 A frame that cannot be decoded ends the connection with a typed refusal; nothing of it was handled. `Connection.close` may
@@ -15,8 +16,8 @@ from typing import Any, Protocol
 
 from kvstore.chaos import CALM, Chaos, Point, Probe
 from kvstore.env import Connection
-from kvstore.errors import DecodeError, KVStoreError, ProtocolMismatch, error_to_wire
-from kvstore.limits import CHUNK_SIZE_BYTES_MAX
+from kvstore.errors import DecodeError, KVStoreError, ProtocolMismatch, Unavailable, error_to_wire
+from kvstore.limits import CHUNK_SIZE_BYTES_MAX, GREETING_TIMEOUT_S
 from kvstore.messages import PROTOCOL_VERSION, Status, Verb
 from kvstore.transport.chunks import Reassembly, split
 from kvstore.transport.coalescer import Coalescer
@@ -60,8 +61,8 @@ class Service(Protocol):
 class Session:
     """One accepted connection. `hello` is the peer's, once it spoke."""
 
-    __slots__ = ("_chaos", "_chunk_bytes", "_coalescer", "_connection", "_is_refused", "_lateness", "_loop", "_open", "_parts",
-                 "_service", "hello", "late_s")  # fmt: skip
+    __slots__ = ("_chaos", "_chunk_bytes", "_coalescer", "_connection", "_greeting_due", "_is_refused", "_lateness",
+                 "_loop", "_open", "_parts", "_service", "hello", "late_s")  # fmt: skip
 
     def __init__(self, connection: Connection, service: Service, *, chaos: Chaos = CALM) -> None:
         self._connection, self._service, self._chaos = connection, service, chaos
@@ -70,6 +71,7 @@ class Session:
         self._parts = Reassembly()
         self._open = self._is_refused = False
         self._loop, self._lateness = asyncio.get_running_loop(), Lateness()
+        self._greeting_due = self._loop.call_later(GREETING_TIMEOUT_S, self._not_greeted)
         self.hello: Hello | None = None
         self.late_s = 0.0
         """How long the frame that is handled now waited on its way: its operations have that much less time left."""
@@ -93,6 +95,7 @@ class Session:
 
     def refuse(self, error: KVStoreError) -> None:
         """Tell the peer why, and end the connection."""
+        self._greeting_due.cancel()
         self._open, self._is_refused = False, True
         self._connection.send(encode_frame([FrameKind.REFUSED, error_to_wire(error)]))
         asyncio.get_running_loop().call_later(REFUSED_LINGER_S, self._connection.close, error)
@@ -133,13 +136,19 @@ class Session:
 
     def connection_closed(self, error: Exception | None) -> None:
         """The transport lost the connection."""
+        self._greeting_due.cancel()
         self._open = False
         self._service.closed(self)
 
     def _header(self) -> list[Any]:
         return [int(FrameKind.REPLIES), self._service.topology_epoch()]
 
+    def _not_greeted(self) -> None:
+        # Retryable: a peer that was stopped, or whose HELLO the network held up, may come again.
+        self.refuse(Unavailable("the peer did not say HELLO in time", timeout_s=GREETING_TIMEOUT_S))
+
     def _greet(self, hello: Hello) -> None:
+        self._greeting_due.cancel()
         self.hello = hello
         if not hello.protocol_min <= PROTOCOL_VERSION <= hello.protocol_max:
             theirs = f"{hello.protocol_min}..{hello.protocol_max}"

@@ -19,7 +19,7 @@ from kvstore.causality.version_vector import (
 )
 from kvstore.errors import DecodeError
 from kvstore.ids import ActorId
-from kvstore.limits import VECTOR_ENTRIES_MAX
+from kvstore.limits import VECTOR_ENTRIES_STORED_MAX
 from tests.causality.histories import actor_of, dots_under
 
 SMALL = st.dictionaries(st.sampled_from([actor_of(n) for n in range(4)]), st.integers(1, 4))
@@ -100,7 +100,10 @@ ONE = encode_vector({actor_of(1): 1})
         ("actors out of order", encode_vector({ActorId(b"b" * 20): 1}) + encode_vector({ActorId(b"a" * 20): 1})),
         ("counter zero", ONE[:20] + bytes(8)),
         ("a counter beyond 63 bits", ONE[:20] + b"\xff" * 8),
-        ("too many entries", b"".join(n.to_bytes(20, "big") + ONE[20:] for n in range(1, VECTOR_ENTRIES_MAX + 2))),
+        (
+            "too many entries",
+            b"".join(n.to_bytes(20, "big") + ONE[20:] for n in range(1, VECTOR_ENTRIES_STORED_MAX + 2)),
+        ),
     ],
 )
 def test_bytes_that_are_not_canonical_are_refused(case: str, encoded: bytes) -> None:
