@@ -26,12 +26,15 @@ import structlog
 import uvloop
 
 from cluster.node import Node, NodeOptions
+from cluster.server.unary_service import UnaryService
+from kvstore.client.operation_ids import OperationIds
 from kvstore.env import Env
 from kvstore.errors import KVStoreError
 from kvstore.storage.rocksdb import RocksEngine
 from kvstore.storage.witness_file import default_run_directory
 from kvstore.system import SystemClock, system_random
 from kvstore.transport.grpc_transport import GrpcTransport
+from kvstore.transport.grpc_unary import UnaryServices
 
 __all__ = ["run_node"]
 
@@ -64,8 +67,10 @@ async def _run(data: Path, options: NodeOptions, on_ready: OnReady, run_director
     engine = RocksEngine.open(data, run_directory=run_directory)
     node: Node | None = None
     try:
-        env = Env(transport=GrpcTransport(), engine=engine, clock=SystemClock(), random=system_random())
+        transport = GrpcTransport()
+        env = Env(transport=transport, engine=engine, clock=SystemClock(), random=system_random())
         node = Node(env, options)
+        transport.also_serve(UnaryServices(UnaryService(node), OperationIds(env.clock, env.random).next))
         node.fatal.add_done_callback(_end_at_once)
         if await _started(node, stop):
             _quiet_collector()

@@ -19,9 +19,11 @@ from pathlib import Path
 __all__ = ["GENERATED", "PROTO_FILES", "REQUIREMENTS", "generate", "pinned_interpreter"]
 
 ROOT = Path(__file__).resolve().parent.parent
-PROTO_FILES = ["kvstore/v1/frames.proto"]
+PROTO_FILES = ["kvstore/v1/frames.proto", "kvstore/v1/registers.proto"]
 KINDS = ["python", "pyi", "grpc_python"]
-GENERATED = ["kvstore/v1/frames_pb2.py", "kvstore/v1/frames_pb2.pyi", "kvstore/v1/frames_pb2_grpc.py"]
+GENERATED = [
+    file.removesuffix(".proto") + ending for file in PROTO_FILES for ending in ("_pb2.py", "_pb2.pyi", "_pb2_grpc.py")
+]
 REQUIREMENTS = ["grpcio-tools==1.62.3", "protobuf==4.25.9", "setuptools<81"]  # setuptools: it imports pkg_resources
 INTERPRETER_VARIABLE = "KVSTORE_PROTOC_PYTHON"
 PROBE = "from importlib.metadata import version; print('grpcio-tools==' + version('grpcio-tools'))"

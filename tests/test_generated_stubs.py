@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from google.protobuf.descriptor_pb2 import FileDescriptorProto, FileDescriptorSet
 
-from kvstore.v1 import frames_pb2
+from kvstore.v1 import frames_pb2, registers_pb2
 from tests.regenerate_stubs import (
     GENERATED,
     INTERPRETER_VARIABLE,
@@ -46,11 +46,12 @@ def test_the_stubs_describe_the_schema_in_the_proto_file(tmp_path: Path) -> None
 
     compiled = FileDescriptorSet.FromString(output.read_bytes()).file
 
-    for parsed, stub in zip(compiled, [frames_pb2], strict=True):
+    for parsed, stub in zip(compiled, [frames_pb2, registers_pb2], strict=True):
         parsed.ClearField("source_code_info")
         for message in parsed.message_type:
-            for field in message.field:
-                field.ClearField("json_name")  # protoc writes it into sets but not into stubs
+            for each in (message, *message.nested_type):
+                for field in each.field:
+                    field.ClearField("json_name")  # protoc writes it into sets but not into stubs
         assert parsed == FileDescriptorProto.FromString(stub.DESCRIPTOR.serialized_pb)
 
 
