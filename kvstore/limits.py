@@ -10,7 +10,8 @@ __all__ = [
     "BUCKETS_COUNT_MAX", "BUCKET_NAME_LENGTH_MAX", "CHUNK_SIZE_BYTES_MAX", "CONNECTION_BACKLOG_BYTES_MAX",
     "CONTEXT_SIZE_BYTES_MAX", "FRAME_OPERATIONS_MAX", "FRAME_SIZE_BYTES_MAX", "FRAME_SIZE_BYTES_TARGET",
     "INFLIGHT_PER_LINK_MAX", "INFLIGHT_PER_NODE_MAX", "KEY_SIZE_BYTES_MAX", "MEMBERS_COUNT_MAX", "OPERATIONS_KEPT_MAX",
-    "REASSEMBLY_BYTES_MAX", "SIBLINGS_COUNT_MAX", "TOPOLOGY_SIZE_BYTES_MAX", "VALUE_DEPTH_MAX", "VALUE_SIZE_BYTES_MAX",
+    "REASSEMBLY_BYTES_MAX", "SCAN_BYTES_MAX", "SCAN_RECORDS_MAX", "SIBLINGS_COUNT_MAX",
+    "TOPOLOGY_SIZE_BYTES_MAX", "VALUE_DEPTH_MAX", "VALUE_SIZE_BYTES_MAX",
     "VECTOR_ENTRIES_MAX",
 ]  # fmt: skip
 
@@ -28,6 +29,8 @@ CHUNK_SIZE_BYTES_MAX = 1024 * 1024
 """A body above this travels in several PART operations (a record may hold 64 siblings of 1 MiB)."""
 REASSEMBLY_BYTES_MAX = 96 * 1024 * 1024
 """Bytes of unfinished chunked bodies one connection may hold: one record with 64 values of 1 MiB and its vector."""
+SCAN_RECORDS_MAX, SCAN_BYTES_MAX = 256, 256 * 1024
+"""Records of one page of a scan, and the bytes after which it ends: about 2 ms of a holder's loop."""
 CONNECTION_BACKLOG_BYTES_MAX = 8 * 1024 * 1024
 """Bytes queued to one slow receiver before we stop reading its requests (server) or refuse new ones (client)."""
 INFLIGHT_PER_LINK_MAX = 8_192
