@@ -40,8 +40,6 @@ LOADED_KEYS = 2_000
 POLL_S = 0.1
 SETTLE_S_MAX = 300.0
 READY_S_MAX = 300.0
-KILL_AT_RECORDS = 0.2
-"""A joiner is killed once it received this share of what it will own."""
 
 
 @dataclass(slots=True)
@@ -134,7 +132,7 @@ async def _join(
     started_s = time.monotonic()
     await asyncio.to_thread(node.launch)
     if is_killed:
-        await _kill_while_copying(findings, node, client)
+        await _kill_while_copying(findings, node)
         await asyncio.to_thread(node.launch)
     await asyncio.to_thread(partial(node.wait_ready, timeout_s=READY_S_MAX))
     ready_s = time.monotonic() - started_s
@@ -143,24 +141,19 @@ async def _join(
         await asyncio.sleep(POLL_S)
     settled_s = time.monotonic() - started_s
     status = await _status(client, node)
-    owned = sum(status["node_id"] in [owner.hex() for owner in owners] for owners in topology.owners) / len(
-        topology.owners
-    )
-    findings.note(
-        **{
-            f"{node.data.name}_received_bytes": status["received_bytes"],
-            f"{node.data.name}_owns_share": round(owned, 3),
-        }
-    )
-    say(f"{node.data.name} joined: serves after {ready_s:.1f} s, settled after {settled_s:.1f} s;"
-        f" received {status['received_records']:,} records, {status['received_bytes']:,} bytes; epoch {topology.epoch}")  # fmt: skip
+    mine = [owners for owners in topology.owners if bytes.fromhex(status["node_id"]) in owners]
+    name, share = node.data.name, round(len(mine) / len(topology.owners), 3)
+    findings.note(**{f"{name}_received_bytes": status["received_bytes"], f"{name}_owns_share": share})
+    received = f"{status['received_records']:,} records, {status['received_bytes']:,} bytes"
+    say(f"{name} joined: serves after {ready_s:.1f} s, settled after {settled_s:.1f} s; received {received}")
 
 
-async def _kill_while_copying(findings: Findings, node: KvnodeProcess, client: AsyncClient) -> None:
-    """SIGKILL the joiner once it received a share of its records."""
-    log = Path(str(node.data) + ".log")
-    while node.is_running and " of " not in (text := log.read_text("utf-8") if log.exists() else ""):
+async def _kill_while_copying(findings: Findings, node: KvnodeProcess) -> None:
+    """SIGKILL the joiner once its log says that it copied some of its partitions."""
+    log, text = Path(str(node.data) + ".log"), ""
+    while node.is_running and " of " not in text:
         await asyncio.sleep(POLL_S / 10)
+        text = await asyncio.to_thread(log.read_text, "utf-8")
     findings.require(node.is_running, "the joiner ended by itself")
     node.kill()
     line = [each for each in text.splitlines() if "copying:" in each][-1:]
@@ -172,8 +165,7 @@ async def _topology(client: AsyncClient, node: KvnodeProcess) -> Topology:
 
 
 async def _status(client: AsyncClient, node: KvnodeProcess) -> dict[str, Any]:
-    [status] = [msgpack.unpackb(await client.call_node(node.address, Verb.STATUS))]
-    return status[0] if isinstance(status, list) else status
+    return dict(msgpack.unpackb(await client.call_node(node.address, Verb.STATUS)))
 
 
 def _judge_load(findings: Findings, load: Load) -> None:
