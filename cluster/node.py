@@ -22,6 +22,8 @@ from cluster.counters import Counters
 from cluster.membership.changes import Changes
 from cluster.membership.joining import ask_to_join, join_cluster
 from cluster.membership.keeper import Keeper
+from cluster.membership.receiver import Receiver
+from cluster.membership.source import Source
 from cluster.placement import Peers, Placement
 from cluster.read_repair import ReadRepair
 from cluster.record_cache import RECORD_CACHE_BYTES
@@ -63,11 +65,13 @@ LAST_REPLIES_S = 0.05
 @dataclass(frozen=True, slots=True)
 class NodeOptions:
     """What a node is told at its start. `advertise` None: what it listens on. `join`: addresses of any members.
+    `replaced`: the beginning of the id of the dead member whose place to take.
     `moved`: the data directory was copied as a whole while the node was stopped, and the original will not start again."""
 
     listen: str
     advertise: str | None = None
     join: tuple[str, ...] = ()
+    replaced: str = ""
     zone: str = "default"
     weight: int = 1
     cluster_name: str = "dev"
@@ -113,13 +117,14 @@ class Node:
         await self.listener.set_serving(False)
         await self._enter_cluster()
         await self._meet_peers()
-        if self.changes.is_founder:
-            await self.changes.resume()
         if self._ending is not None:  # some peer refused us meanwhile
             await self._ending
             self.fatal.result()
         self.is_ready = self.service.is_open = True
         self.tasks.spawn("telling the cluster our address", self._tell_address())
+        self.tasks.spawn("settling a move", self.receiver.settle())
+        if self.changes.is_founder:
+            self.tasks.spawn("watching joiners", self.changes.watch())
         await self.listener.set_serving(True)
 
     def _tell_how_the_store_was_found(self) -> None:
@@ -164,8 +169,8 @@ class Node:
             on_adopted=self._adopted, chaos=chaos,
         )  # fmt: skip
         self.changes = Changes(
-            engine=env.engine, store=store, keeper=self.keeper, placement=self.placement, peers=self.peers,
-            node_id=node_id, transfer_timeout_s=self._options.join_timeout_s * 2 / 3, chaos=chaos,
+            keeper=self.keeper, placement=self.placement, peers=self.peers, node_id=node_id,
+            join_timeout_s=self._options.join_timeout_s, chaos=chaos,
         )  # fmt: skip
         self._build_request_path()
 
@@ -186,8 +191,13 @@ class Node:
             planner=planner, reads=self.reads, mutations=mutations, store=self.store, counters=counters, chaos=chaos
         )
         administration = Administration(
-            engine=self._env.engine, store=self.store, keeper=self.keeper, changes=self.changes, placement=self.placement,
-            peers=self.peers, tasks=self.tasks, status=self.status,
+            source=Source(engine=self._env.engine, replica=self.replica, placement=self.placement), keeper=self.keeper,
+            changes=self.changes, peers=self.peers, tasks=self.tasks, status=self.status,
+        )  # fmt: skip
+        assert self.identity is not None, "it was opened before"
+        self.receiver = Receiver(
+            engine=self._env.engine, replica=self.replica, placement=self.placement, peers=self.peers,
+            node_id=self.identity.node_id, chaos=chaos,
         )  # fmt: skip
         self.service = FrameService(
             placement=self.placement, coordinator=self.coordinator, replica=self.replica, admit=self.admission.admit,
@@ -203,7 +213,7 @@ class Node:
         topology = self.placement.topology
         assert topology is not None, "it was just adopted"
         log.info("topology epoch %d: %d members%s", topology.epoch, len(topology.members),
-                 ", one is joining" if topology.transfer is not None else "")  # fmt: skip
+                 ", one is joining" if topology.move is not None else "")  # fmt: skip
 
     def _wall_ms(self) -> int:
         return self._env.clock.wall_ns() // 1_000_000
@@ -232,7 +242,9 @@ class Node:
         if self.address in seeds:
             raise ConfigError("a node cannot join itself", address=self.address)
         try:
-            document = await join_cluster(ours, seeds, self._open_link, timeout_s=self._options.join_timeout_s)
+            document = await join_cluster(
+                ours, seeds, self._open_link, timeout_s=self._options.join_timeout_s, replaced=self._options.replaced
+            )
         except KVStoreError as error:
             if is_member and error.retryable:
                 return  # a member already: the others will be met when they are back
@@ -240,6 +252,7 @@ class Node:
         if stored is not None and decode(document).cluster_id != stored.cluster_id:
             raise ClusterMismatch("this data directory is part of another cluster", cluster=stored.cluster_name)
         await self.keeper.adopt_document(document)
+        await self.receiver.join()
 
     async def _found(self) -> None:
         options = self._options

@@ -18,8 +18,10 @@ __all__ = ["Peers", "Placement", "Slot"]
 
 
 class Slot(NamedTuple):
-    """One partition as this node sees it. `peers` are the links to the other owners in preference order;
-    `readers` are orders in which a read may ask, None for this node: see Coordinator.next_frame."""
+    """One partition as this node sees it. `peers` are the links to the other owners in preference order; `readers` are orders
+    in which a read may ask, None for this node: see Coordinator.next_frame. `is_holder`: an owner, or a guest (ring/move.py),
+    which takes writes. `guests` are the links to the guests, `guests_count` how many there are: each makes a write need one
+    acknowledgement more."""
 
     partition: PartitionId
     version: int
@@ -28,6 +30,14 @@ class Slot(NamedTuple):
     readers: tuple[tuple[Link | None, ...], ...]
     n: int
     n_effective: int
+    is_holder: bool = True
+    guests: tuple[Link, ...] = ()
+    guests_count: int = 0
+
+    @property
+    def writers(self) -> tuple[Link, ...]:
+        """The links to everybody else who takes writes."""
+        return self.peers + self.guests if self.guests else self.peers
 
     def reachable(self) -> int:
         """Return how many owners can be asked now, this node included if it is one."""
@@ -36,6 +46,10 @@ class Slot(NamedTuple):
             if link.is_up:
                 count += 1
         return count
+
+    def reachable_guests(self) -> int:
+        """Return how many guests can be written to now."""
+        return sum(1 for link in self.guests if link.is_up)
 
 
 class Peers:
@@ -97,9 +111,9 @@ class Placement:
         return self.topology.epoch if self.topology is not None else 0
 
     @property
-    def is_serving(self) -> bool:
-        """Whether client requests may be planned: there is a topology and no transfer is under way."""
-        return self.topology is not None and self.topology.transfer is None
+    def is_settled(self) -> bool:
+        """Whether there is a topology and no move is under way."""
+        return self.topology is not None and self.topology.move is None
 
     def slot(self, storage_key: bytes) -> Slot:
         """Return the slot of a key; needs a topology."""
@@ -122,12 +136,13 @@ class Placement:
             self.adopt(self.topology)
 
     def _slot(self, topology: Topology, partition: PartitionId) -> Slot:
-        owners = topology.owners_of(partition)
+        owners, guests = topology.owners_of(partition), topology.guests_of(partition)
         peers = self._links_to(owners)
         return Slot(
             partition, topology.placement_versions[partition], self._node_id in owners,
             self._chaos.pick(Point.PEERS_SHUFFLED, peers, peers[::-1]), _rotations(self._links_to(sorted(owners))),
-            topology.n, min(topology.n, len(owners)),
+            topology.n, min(topology.n, len(owners)), self._node_id in owners or self._node_id in guests,
+            self._links_to(guests), len(guests),
         )  # fmt: skip
 
     def _links_to(self, owners: Sequence[NodeId]) -> tuple[Link, ...]:

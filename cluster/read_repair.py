@@ -70,7 +70,7 @@ class ReadRepair:
 
     def heal(self, key: StorageKey) -> None:
         """Replace an unreadable local record by the join of every other owner's, if all of them can be read now."""
-        slot = self._placement.slot(key) if self._placement.is_serving else None
+        slot = self._placement.slot(key) if self._placement.topology is not None else None
         if slot is None or not slot.peers or key in self._healing or len(self._healing) >= REPAIRS_IN_FLIGHT_MAX:
             return
         if any(not link.is_up for link in slot.peers) or self._chaos.fires(Point.HEAL_SKIPPED):

@@ -27,6 +27,7 @@ def node_status(node: Node) -> dict[str, Any]:
         "keys_estimate": engine.keys_estimate(), "size_bytes": engine.size_bytes(), "counters": counters,
         "errors_by_code": dict(node.counters.errors_by_code),
         "in_flight": coordinator.in_flight, "commits": node.store.commits, "committed_writes": node.store.committed_writes,
+        "received_records": node.receiver.records, "received_bytes": node.receiver.bytes,
         "actors_minted": node.actors.minted, "timestamps_refused": node.replica.timestamps_refused,
         "ops_per_s": node.recent_ops_per_s(counters["puts"] + counters["gets"] + counters["deletes"]),
         "latency_ms": {
@@ -48,7 +49,7 @@ def _topology_status(topology: Topology) -> dict[str, Any]:
     return {
         "cluster": topology.cluster_name, "cluster_id": topology.cluster_id.hex(), "epoch": topology.epoch,
         "n": topology.n, "partition_bits": topology.partition_bits, "founder": topology.founder.hex(),
-        "transferring": topology.transfer is not None,
+        "moving": topology.move is not None,
         "under_replicated": any(len(owners) < topology.n for owners in topology.owners),
         "members": [
             {

@@ -117,7 +117,6 @@ class Probe(StrEnum):
     ADDRESS_LEARNED = auto()
     # Requests at their node.
     REFUSED_WHILE_CLOSED = auto()
-    REFUSED_IN_TRANSFER = auto()
     REFUSED_OVERLOADED = auto()
     REFUSED_TOO_LATE = auto()
     REFUSED_WITHOUT_OWNERS = auto()
@@ -178,9 +177,14 @@ class Probe(StrEnum):
     SYNC_FAILED = auto()
     CACHE_TURNED = auto()
     # Topology.
-    TRANSFER_CANCELLED = auto()
+    MOVE_CANCELLED = auto()
     PARTITIONS_GIVEN_UP = auto()
     TOPOLOGY_NOT_NEWER = auto()
+    WROTE_TO_GUESTS = auto()
+    COPY_RESUMED = auto()
+    COPY_WAITED = auto()
+    SETTLED_A_DIFFERENCE = auto()
+    MOVE_FLIPPED_LATE = auto()
 
 
 GUARDS = frozenset({

@@ -265,9 +265,10 @@ class ConditionFailed(KVStoreError):
 
 
 class StorageError(KVStoreError):
-    """The storage engine failed. Unless a subclass says otherwise the operation may have been applied."""
+    """The storage engine of a node failed. Unless a subclass says otherwise the operation may have been applied there; another
+    node need not share the trouble."""
 
-    code = "storage_error"
+    code, retryable = "storage_error", True
 
 
 class Corruption(StorageError):

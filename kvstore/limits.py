@@ -11,8 +11,8 @@ __all__ = [
     "CONNECTIONS_COUNT_MAX", "CONNECTION_BACKLOG_BYTES_MAX", "CONTEXT_SIZE_BYTES_MAX", "FRAME_OPERATIONS_MAX",
     "FRAME_SIZE_BYTES_MAX", "FRAME_SIZE_BYTES_TARGET", "GREETING_TIMEOUT_S", "INFLIGHT_PER_LINK_MAX",
     "INFLIGHT_PER_NODE_MAX", "KEY_SIZE_BYTES_MAX", "MEMBERS_COUNT_MAX", "OPERATIONS_KEPT_MAX",
-    "REASSEMBLY_BYTES_MAX", "SIBLINGS_COUNT_MAX", "TOPOLOGY_SIZE_BYTES_MAX", "VALUE_DEPTH_MAX",
-    "VALUE_SIZE_BYTES_MAX", "VECTOR_ENTRIES_MAX", "VECTOR_ENTRIES_STORED_MAX",
+    "REASSEMBLY_BYTES_MAX", "SCAN_BYTES_MAX", "SCAN_RECORDS_MAX", "SIBLINGS_COUNT_MAX", "TOPOLOGY_SIZE_BYTES_MAX",
+    "VALUE_DEPTH_MAX", "VALUE_SIZE_BYTES_MAX", "VECTOR_ENTRIES_MAX", "VECTOR_ENTRIES_STORED_MAX",
 ]  # fmt: skip
 
 FRAME_SIZE_BYTES_MAX = 4 * 1024 * 1024 - 64
@@ -29,6 +29,8 @@ CHUNK_SIZE_BYTES_MAX = 1024 * 1024
 """A body above this travels in several PART operations (a record may hold 64 siblings of 1 MiB)."""
 REASSEMBLY_BYTES_MAX = 96 * 1024 * 1024
 """Bytes of unfinished chunked bodies one connection may hold: one record with 64 values of 1 MiB and its vector."""
+SCAN_RECORDS_MAX, SCAN_BYTES_MAX = 256, 256 * 1024
+"""Records of one page of a scan, and the bytes after which it ends: about 2 ms of a holder's loop."""
 CONNECTION_BACKLOG_BYTES_MAX = 8 * 1024 * 1024
 """Bytes queued to one slow receiver before we stop reading its requests (server) or refuse new ones (client)."""
 GREETING_TIMEOUT_S = 5.0

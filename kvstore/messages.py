@@ -52,11 +52,14 @@ class Verb(IntEnum):
     FORWARDED_DELETE = 38
     PING = 40
     TOPOLOGY_ADOPT = 41
-    TRANSFER = 42
+    MOVED = 42
+    """A joiner tells the founder how far it is; see cluster/membership/receiver.py."""
     FORWARDED_ADMIN = 43
     REPLICATE_GROUP = 44
     """Many REPLICATEs in one operation; see kvstore/groups.py."""
     FETCH_GROUP = 45
+    SCAN = 46
+    """A page of a partition's records; see kvstore/pages.py."""
 
 
 class Status(IntEnum):

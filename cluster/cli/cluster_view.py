@@ -85,7 +85,7 @@ class ClusterView:
     @property
     def is_healthy(self) -> bool:
         """Invariant 2."""
-        return self.worst_margin >= 0 and self.topology.transfer is None
+        return self.worst_margin >= 0
 
     @property
     def is_under_replicated(self) -> bool:
@@ -98,11 +98,11 @@ class ClusterView:
         if worst < 0:
             lost = sum(self.margin(PartitionId(number)) < 0 for number in range(self.topology.partitions_count))
             return f"UNHEALTHY: {lost} of {self.topology.partitions_count} partitions have no quorum"
-        if self.topology.transfer is not None:
-            return "UNHEALTHY: a node is joining, requests wait"
         down = sum(presence.status is None for presence in self.presences.values())
         word = "degraded" if down else "healthy"
         rest = f"{word}: can lose {worst} more node{'' if worst == 1 else 's'}"
+        if self.topology.move is not None:
+            rest += f", {short_id(self.topology.move.joiner)} is joining"
         return f"{rest}, {down} down" if down else rest
 
     def keys_estimate(self) -> int:

@@ -36,6 +36,7 @@ class NodeSettings(msgspec.Struct, frozen=True, kw_only=True):
     listen: str = "127.0.0.1:7400"
     advertise: str | None = None
     join: tuple[str, ...] = ()
+    replace: Annotated[str, Meta(pattern="^([0-9a-fA-F]{2,16})?$")] = ""
     zone: Name = "default"
     weight: Annotated[int, Meta(ge=1, le=1_000)] = 1
     cluster_name: Name = "dev"
@@ -141,5 +142,7 @@ def _check_together(settings: NodeSettings, origins: Mapping[str, str]) -> None:
         _, port = check_address(settings.advertise, origins["advertise"], insecure=settings.insecure)
         if port == 0:
             raise ConfigError(f"{origins['advertise']}: others cannot connect to port 0")
+    if settings.replace and not settings.join:
+        raise ConfigError(f"{origins['replace']}: a node that replaces another one needs --join to find the cluster")
     for seed in settings.join:
         check_address(seed, origins["join"], insecure=True)  # whom we call is not who can call us

@@ -137,7 +137,7 @@ def _topology_document(topology: Topology) -> dict[str, Any]:
         "placement_versions": list(topology.placement_versions),
         "buckets": [bucket_document(each) for each in topology.buckets],
         "removed": [each.hex() for each in topology.removed],
-        "joining": topology.transfer.joiner.hex() if topology.transfer is not None else None,
+        "joining": topology.move.joiner.hex() if topology.move is not None else None,
     }  # fmt: skip
 
 

@@ -35,6 +35,7 @@ STARTED_S = time.monotonic()
 @click.option("--listen", metavar="HOST:PORT", help="Address to serve on; port 0 takes a free one. [127.0.0.1:7400]")
 @click.option("--advertise", metavar="HOST:PORT", help="Address others reach this node at. [the one it listens on]")
 @click.option("--join", multiple=True, metavar="HOST:PORT", help="A member of the cluster to enter. Repeatable.")
+@click.option("--replace", metavar="ID", help="With --join: take the place of this dead member, for good.")
 @click.option("--zone", help="Failure domain; copies of a key go to different zones where possible. [default]")
 @click.option("--weight", type=int, help="Share of the data relative to the other nodes. [1]")
 @click.option("--cluster-name", help="Name of the cluster when this node founds it. [dev]")
@@ -82,7 +83,7 @@ def _run(flags: dict[str, Any], config_path: str | None) -> int:
 
     set_up_logs(settings.log_level, settings.log_format)
     options = NodeOptions(
-        listen=settings.listen, advertise=settings.advertise, join=settings.join, zone=settings.zone,
+        listen=settings.listen, advertise=settings.advertise, join=settings.join, replaced=settings.replace, zone=settings.zone,
         weight=settings.weight, cluster_name=settings.cluster_name, n=settings.n,
         partition_bits=settings.partition_bits, max_clock_skew_ms=settings.max_clock_skew_ms,
         join_timeout_s=settings.join_timeout_s, record_cache_bytes=settings.record_cache_mb << 20, moved=settings.moved,

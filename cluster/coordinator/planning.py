@@ -54,9 +54,8 @@ class Planner:
             retry_after_s = self._guard.refuse(now)
             raise Overloaded("the node is busy", retry_after_s=round(retry_after_s, 2), in_flight=self.in_flight)
         topology = self._placement.topology
-        if topology is None or topology.transfer is not None:
-            self._chaos.hit(Probe.REFUSED_IN_TRANSFER)
-            raise NotReady("the node is not serving yet, or the cluster is taking a node in", retry_after_s=0.1)
+        if topology is None:
+            raise NotReady("the node is not serving yet", retry_after_s=0.1)
         if deadline <= now:
             self._chaos.hit(Probe.REFUSED_TOO_LATE)
             raise Overloaded("the deadline had passed before the operation was begun", retry_after_s=0.0)
@@ -70,7 +69,10 @@ class Planner:
     def write_counts(
         self, slot: Slot, bucket: BucketProperties, w: int | None, dw: int | None, pw: int | None
     ) -> WriteCounts:
-        """Return what w, dw and pw of a request mean here. Raises InsufficientNodes, or Unavailable if too few are reachable."""
+        """Return what w, dw and pw of a request mean here, one more for each guest: see ring/move.py.
+
+        Raises InsufficientNodes, or Unavailable if too few are reachable.
+        """
         asked = (bucket.name, slot.n_effective, w, dw, pw)
         known = self._write_counts.get(asked)
         if known is None:
@@ -84,6 +86,11 @@ class Planner:
             self._write_counts[asked] = known = ((w_count, dw_count, pw_count), needed)
         counts, needed = known
         alive = slot.reachable()
+        if slot.guests_count:
+            self._chaos.hit(Probe.WROTE_TO_GUESTS)
+            w_count, dw_count, pw_count = (count and count + slot.guests_count for count in counts)
+            counts, needed = (w_count, dw_count, pw_count), needed + slot.guests_count
+            alive += slot.reachable_guests()
         if alive < needed:
             self._chaos.hit(Probe.REFUSED_WITHOUT_OWNERS)
             raise Unavailable("too few owners of the key can be reached", needed=needed, alive=alive)

@@ -67,7 +67,7 @@ class PutOperation:
         self._store, self._slot, self._key, self._mutation = store, slot, key, mutation
         self._deadline, self._reply, self._finished = deadline, reply, finished
         w, dw, pw = counts
-        self._core = WriteCore(asked=1 + len(slot.peers), w=w, dw=dw, pw=pw)
+        self._core = WriteCore(asked=1 + len(slot.writers), w=w, dw=dw, pw=pw)
         self._early = answers_early(counts)
         self._timed_out = False
 
@@ -94,7 +94,7 @@ class PutOperation:
     def _replicate(self) -> None:
         verb = _REPLICATE_EARLY if self._early else _REPLICATE
         version, deadline, key, record = self._slot.version, self._deadline, self._key, self._mutation.record
-        for link in self._slot.peers:
+        for link in self._slot.writers:
             on_reply = self._early_ack() if self._early else self._on_reply
             try:
                 link.ask(verb, version, deadline, key, record, on_reply)

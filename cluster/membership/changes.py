@@ -1,56 +1,52 @@
 """Changes of the topology, made by the founding node only and one at a time.
 
-    join     every member reachable and nearly empty
-               ─► T+1 transfer begins ─► all adopt ─► old owners send ─► T+2 transfer ends ─► all adopt
-               └─ anything fails ──► T+2 cancelled: owners as before, new placement version
+    join     every member reachable ─► COPYING ─► joiner: COPIED ─► all have adopted ─► SETTLING
+               │                         └─ the joiner is silent for join_timeout_s ─► cancelled
+               └─ replaces a dead member: every other one reachable
+             joiner: FENCED ─► all have adopted ─ SETTLED ─► no move
     bucket   one more document
 
-While a transfer is under way no node serves clients, and it begins to send only when *every* member has durably adopted the new
-placement, so no acknowledgement of the old one can be missed (`correctness` rule 14, in its simplest form). A founder that dies
-in the middle resumes at its next start. Agreement without a founder comes later.
+Nothing waits here: the joiner drives (receiver.py), and each thing it tells lets the founder make the next document, if every
+living member has durably adopted the one before (ring/move.py says why). So a founder that dies goes on when it is back.
+Agreement without a founder comes later.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 
 from cluster.membership.keeper import Keeper
-from cluster.membership.transfer import JOIN_RECORDS_MAX, send_all
+from cluster.membership.receiver import Step
 from cluster.placement import Peers, Placement
 from cluster.plan import plan
-from cluster.store import Store
 from kvstore.chaos import CALM, Chaos, Point, Probe
-from kvstore.errors import JoinRefused, KVStoreError, NotReady, Unavailable
+from kvstore.errors import InvalidArgument, JoinRefused, KVStoreError, NotReady, Unavailable
 from kvstore.ids import NodeId
 from kvstore.messages import Verb
 from kvstore.ring.buckets import BucketProperties
-from kvstore.ring.topology import (
-    Member,
-    Topology,
-    begin_transfer,
-    cancel_transfer,
-    finish_transfer,
-    with_address,
-    with_bucket,
-)
+from kvstore.ring.move import begin_move, cancel_move, finish_move, flip_move, places_for
+from kvstore.ring.topology import Member, Move, MovePhase, Owners, Topology, with_address, with_bucket
 from kvstore.ring.topology_codec import encode
-from kvstore.storage.engine import Engine
 
 __all__ = ["Changes"]
 
+log = logging.getLogger("kvnode")
+
 PUSH_TIMEOUT_S = 5.0
+BUSY_RETRY_S = 0.5
+WATCH_S = 1.0
 
 
 class Changes:
-    """Used on the founder; on other nodes `founder_link` says where to send a change."""
+    """Used on the founder; on other nodes `topology().founder` says where to send a change."""
 
     def __init__(
-        self, *, engine: Engine, store: Store, keeper: Keeper, placement: Placement, peers: Peers, node_id: NodeId,
-        transfer_timeout_s: float, chaos: Chaos = CALM,
+        self, *, keeper: Keeper, placement: Placement, peers: Peers, node_id: NodeId, join_timeout_s: float,
+        chaos: Chaos = CALM,
     ) -> None:  # fmt: skip
-        self._engine, self._store, self._keeper = engine, store, keeper
-        self._placement, self._peers, self._node_id = placement, peers, node_id
-        self._transfer_timeout_s, self._chaos = transfer_timeout_s, chaos
+        self._keeper, self._placement, self._peers, self._node_id = keeper, placement, peers, node_id
+        self._join_timeout_s, self._chaos = join_timeout_s, chaos
         self._loop = asyncio.get_running_loop()
         self._one_at_a_time = asyncio.Lock()
 
@@ -68,105 +64,142 @@ class Changes:
     async def create_bucket(self, properties: BucketProperties) -> Topology:
         """Add a bucket, durable here and told to every member that can be reached. Idempotent."""
         async with self._one_at_a_time:
-            topology = with_bucket(self.topology(), properties)
-            await self._keeper.adopt(topology)
-            await self._push(topology, everyone=False)
-            return topology
+            return await self._make(with_bucket(self.topology(), properties))
 
-    async def admit(self, joiner: Member) -> Topology:
-        """Make `joiner` an owner of its share. A member again is a no-op (or a new address). JoinRefused: nothing changed."""
+    # --- joining ------------------------------------------------------------------------------------------------------
+
+    async def admit(self, joiner: Member, replaced: str = "") -> Topology:
+        """Begin to make `joiner` an owner: of its share, or of all that the member `replaced` (the beginning of its id) owned.
+
+        A member again is a no-op, or a new address; a joiner again goes on. JoinRefused, NotReady: nothing changed.
+        """
         async with self._one_at_a_time:
             current = self.topology()
-            if current.transfer is not None:
-                current = await self._cancel(current)
             known = current.maybe_member(joiner.node_id)
             if known is not None:
                 return await self._readdress(current, known, joiner.address)
-            await self._check_members(current)
-            moved = plan(
-                members=[*current.members, joiner], current_owners=current.owners,
-                partition_bits=current.partition_bits, n=current.n,
-            )  # fmt: skip
-            return await self._run_transfer(begin_transfer(current, joiner, moved.owners))
+            if current.move is not None:
+                raise NotReady("another node is joining", retry_after_s=BUSY_RETRY_S)
+            replaces = self._dead_member(current, replaced) if replaced else None
+            self._check_reachable(current, besides=replaces)
+            owners = self._owners_with(current, joiner, replaces)
+            return await self._make(begin_move(current, joiner, owners, replaces=replaces))
 
-    async def resume(self) -> None:
-        """After a start: undo a transfer that this founder did not finish. The joiner may join again."""
-        async with self._one_at_a_time:
-            if self.topology().transfer is not None:
-                await self._cancel(self.topology())
+    def _owners_with(self, current: Topology, joiner: Member, replaces: NodeId | None) -> Owners:
+        if replaces is not None:
+            return tuple(tuple(joiner.node_id if n == replaces else n for n in each) for each in current.owners)
+        planned = plan(
+            members=[*current.members, joiner], current_owners=current.owners, partition_bits=current.partition_bits,
+            n=current.n,
+        )  # fmt: skip
+        return places_for(joiner.node_id, current.owners, planned.owners)
 
     async def _readdress(self, current: Topology, known: Member, address: str) -> Topology:
-        if known.address != address:
-            current = with_address(current, known.node_id, address)
-            await self._keeper.adopt(current)
-            await self._push(current, everyone=False)
-        return current
+        if known.address == address:
+            return current
+        return await self._make(with_address(current, known.node_id, address))
 
-    async def _check_members(self, current: Topology) -> None:
-        counts = [self._engine.keys_estimate()]
+    def _dead_member(self, current: Topology, called: str) -> NodeId:
+        meant = [m.node_id for m in current.members if m.node_id.hex().startswith(called.lower())]
+        if len(meant) != 1:
+            raise JoinRefused(f"{len(meant)} members have an id that begins with {called!r}", members=len(meant))
+        if meant[0] == self._node_id:
+            raise JoinRefused("the founding node cannot be replaced in this version: it makes the changes")
+        link = self._peers.link(meant[0])
+        if link is not None and link.is_up:
+            raise JoinRefused(f"member {link.address} is alive: stop it before another node takes its place")
+        return meant[0]
+
+    def _check_reachable(self, current: Topology, *, besides: NodeId | None) -> None:
         for member in current.members:
-            if member.node_id == self._node_id:
+            if member.node_id in (self._node_id, besides):
                 continue
             link = self._peers.link(member.node_id)
             if link is None or not link.is_up:
                 why = link.last_error if link is not None else "no link"
-                raise JoinRefused(f"member {member.address} must be reachable while a node joins: {why}")
-            body = await link.call(Verb.TRANSFER, 0, self._loop.time() + PUSH_TIMEOUT_S, b"", b"count")
-            counts.append(int.from_bytes(body, "big"))
-        if max(counts) > JOIN_RECORDS_MAX:
-            raise JoinRefused(
-                "the cluster holds too much data: this version lets nodes join only while there is little "
-                "(start all nodes first, then load)", records=max(counts), records_max=JOIN_RECORDS_MAX,
-            )  # fmt: skip
+                raise JoinRefused(
+                    f"member {member.address} must be reachable while a node joins: {why}; if it is gone for good, let the new "
+                    f"node take its place: kvnode --replace {member.node_id.hex()}"
+                )  # fmt: skip
 
-    async def _run_transfer(self, began: Topology) -> Topology:
-        await self._keeper.adopt(began)
-        try:
-            await self._push(began, everyone=True)
-            await self._send(began)
-            await self._store.durable()
-            finished = finish_transfer(began)
-        except KVStoreError as error:
-            await self._cancel(began)
-            raise JoinRefused(f"the join was cancelled: {error.message}") from error
-        await self._keeper.adopt(finished)
-        await self._push(finished, everyone=False)
-        return finished
+    # --- the joiner's progress ----------------------------------------------------------------------------------------
 
-    async def _send(self, began: Topology) -> None:
-        deadline = self._loop.time() + self._transfer_timeout_s
-        joiner = began.transfer.joiner if began.transfer is not None else None
-        calls = []
-        for member in began.members:
-            link = self._peers.link(member.node_id)
-            if link is not None and member.node_id != joiner:
-                calls.append(link.call(Verb.TRANSFER, 0, deadline, b"", b"send"))
-        await asyncio.gather(send_all(self._engine, self._store, self._placement, deadline=deadline), *calls)
+    async def moved(self, joiner: NodeId, began: int, step: int) -> None:
+        """Hear how far a joiner is; returns when what its `Step` says holds. Telling again is harmless.
 
-    async def _cancel(self, began: Topology) -> Topology:
-        self._chaos.hit(Probe.TRANSFER_CANCELLED)
-        cancelled = cancel_transfer(began)
-        await self._keeper.adopt(cancelled)
-        await self._push(cancelled, everyone=False)
-        return cancelled
+        Raises Unavailable (a member cannot be reached: tell again), or InvalidArgument (there is no such move any more).
+        """
+        async with self._one_at_a_time:
+            topology = self.topology()
+            move = topology.move
+            if move is None or (move.joiner, move.began) != (joiner, began):
+                raise InvalidArgument("there is no such move", began=began)
+            if step == Step.COPIED and move.phase is MovePhase.COPYING:
+                await self._push(topology, besides=move.replaces, everyone=True)
+                await self._make(flip_move(topology))
+            elif step == Step.FENCED and move.phase is MovePhase.SETTLING:
+                await self._push(topology, everyone=True)
+            elif step == Step.SETTLED and move.phase is MovePhase.SETTLING:
+                await self._make(finish_move(topology))
+            elif step not in set(Step):
+                raise InvalidArgument("unknown step of a move", step=step)
 
-    async def _push(self, topology: Topology, *, everyone: bool) -> None:
+    async def watch(self) -> None:
+        """For ever, on the founder: give up a joiner that copies no more."""
+        silent_since: float | None = None
+        while True:
+            await asyncio.sleep(WATCH_S)
+            move = self._maybe_copying()
+            if move is None or self._is_up(move.joiner):
+                silent_since = None
+            elif silent_since is None:
+                silent_since = self._loop.time()
+            elif self._loop.time() - silent_since >= self._join_timeout_s:
+                await self._cancel(move)
+                silent_since = None
+
+    def _maybe_copying(self) -> Move | None:
+        move = self._placement.topology.move if self._placement.topology is not None else None
+        return move if move is not None and move.phase is MovePhase.COPYING else None
+
+    def _is_up(self, node_id: NodeId) -> bool:
+        link = self._peers.link(node_id)
+        return link is not None and link.is_up
+
+    async def _cancel(self, given_up: Move) -> None:
+        async with self._one_at_a_time:
+            move = self._maybe_copying()
+            if move is not None and move.began == given_up.began:
+                self._chaos.hit(Probe.MOVE_CANCELLED)
+                log.warning("the joining node %s has been silent for %.0f s: its join is cancelled", move.joiner.hex(),
+                            self._join_timeout_s)  # fmt: skip
+                await self._make(cancel_move(self.topology()))
+
+    # --- telling ------------------------------------------------------------------------------------------------------
+
+    async def _make(self, topology: Topology) -> Topology:
+        """Put a new document into force: durable here, then told to everybody who can be reached."""
+        await self._keeper.adopt(topology)
+        await self._push(topology)
+        return topology
+
+    async def _push(self, topology: Topology, *, besides: NodeId | None = None, everyone: bool = False) -> None:
         """Have the other members adopt a document durably; with `everyone`, raise Unavailable unless all of them did."""
         document = encode(topology)
-        others = [m for m in topology.members if m.node_id != self._node_id]
-        outcomes = await asyncio.gather(*[self._push_to(m, document, wait=everyone) for m in others])
+        others = [m for m in topology.members if m.node_id not in (self._node_id, besides)]
+        outcomes = await asyncio.gather(*[self._push_to(m, document, is_needed=everyone) for m in others])
         failed = [error for error in outcomes if error is not None]
         if everyone and failed:
             raise Unavailable(f"a member did not adopt the new topology: {failed[0].message}")
 
-    async def _push_to(self, member: Member, document: bytes, *, wait: bool) -> KVStoreError | None:
+    async def _push_to(self, member: Member, document: bytes, *, is_needed: bool) -> KVStoreError | None:
         link = self._peers.link(member.node_id)
         if link is None:
             return Unavailable(f"no link to {member.address}")
-        if not wait and self._chaos.fires(Point.PUSH_SKIPPED):
+        if not is_needed and self._chaos.fires(Point.PUSH_SKIPPED):
             return None
         try:
-            if wait:
+            if is_needed:
                 await link.wait_up(PUSH_TIMEOUT_S)
             await link.call(Verb.TOPOLOGY_ADOPT, 0, self._loop.time() + PUSH_TIMEOUT_S, b"", document)
         except KVStoreError as error:

@@ -1,8 +1,8 @@
 """The keeper: this node's durable copy of the topology, and the only place where a newer one is taken into use.
 
 Durable in META under `topology`. A document is adopted if it is of our cluster and newer; it is on disk before anything is
-planned with it. Partitions that are no longer ours are deleted, and their actor epochs end, once the transfer that took them
-away is finished.
+planned with it. Partitions that we neither own nor hold as a guest are deleted, and their actor epochs end. A joiner begins a
+move with nothing: what it held is deleted, durably, before the topology that names it is adopted (`correctness` 15).
 """
 
 from __future__ import annotations
@@ -17,13 +17,15 @@ from kvstore.chaos import CALM, Chaos, Point, Probe
 from kvstore.errors import ClusterMismatch
 from kvstore.ids import NodeId, PartitionId
 from kvstore.ring.token import partition_range
-from kvstore.ring.topology import Topology
+from kvstore.ring.topology import MovePhase, Topology
 from kvstore.ring.topology_codec import decode, encode
 from kvstore.storage.engine import Engine, Family
 
 __all__ = ["Keeper"]
 
 META_TOPOLOGY = b"topology"
+META_CURSOR = b"move/"
+"""How far a joiner has come: one for each partition and source, see receiver.py."""
 _ALL_KEYS = (b"", b"\xff" * 16)
 
 
@@ -37,6 +39,8 @@ class Keeper:
         self._engine, self._store, self._actors, self._placement = engine, store, actors, placement
         self._node_id, self._on_adopted, self._chaos = node_id, on_adopted, chaos
         self._one_at_a_time = asyncio.Lock()
+        self._stored: Topology | None = None
+        """What the disk had at the start."""
 
     def load(self) -> Topology | None:
         """Return the topology this node stored, if any; it is not in use yet.
@@ -44,7 +48,8 @@ class Keeper:
         If this node is not a full member of it, its join was never seen to finish: ask the cluster before serving.
         """
         document = self._engine.get(Family.META, META_TOPOLOGY)
-        return decode(document) if document is not None else None
+        self._stored = decode(document) if document is not None else None
+        return self._stored
 
     def use(self, topology: Topology) -> None:
         """Take a topology into use that is on disk already."""
@@ -72,24 +77,26 @@ class Keeper:
         if current is not None and topology.epoch <= current.epoch:
             self._chaos.hit(Probe.TOPOLOGY_NOT_NEWER)
             return False
+        before = current or self._stored
+        self._begin_empty(before, topology)
         await self._store.put_meta(META_TOPOLOGY, document if document is not None else encode(topology))
-        self._drop(current, topology)
+        if before is not None:
+            self._drop(before, topology)
         self.use(topology)
         return True
 
-    def _drop(self, before: Topology | None, after: Topology) -> None:
-        """Delete what nobody relies on us for: all of it when we begin to join, lost partitions when a transfer ended."""
-        if after.transfer is not None:
-            if after.transfer.joiner == self._node_id:
-                self._store.delete_range(*_ALL_KEYS)
+    def _begin_empty(self, before: Topology | None, after: Topology) -> None:
+        move = after.move
+        if move is None or move.joiner != self._node_id or move.phase is not MovePhase.COPYING:
             return
-        if before is None:
-            return
-        held = before.transfer.from_owners if before.transfer is not None else before.owners
+        if before is None or before.move is None or before.move.began != move.began:
+            self._store.delete_range(*_ALL_KEYS)
+
+    def _drop(self, before: Topology, after: Topology) -> None:
+        """Delete what nobody relies on us for any more."""
         for number in range(after.partitions_count):
             partition = PartitionId(number)
-            was_ours = self._node_id in held[partition] or self._node_id in before.owners[partition]
-            if was_ours and self._node_id not in after.owners[partition]:
+            if self._node_id in before.holders_of(partition) and self._node_id not in after.holders_of(partition):
                 self._store.delete_range(*partition_range(partition, after.partition_bits))
                 self._actors.forget(partition)
                 self._chaos.hit(Probe.PARTITIONS_GIVEN_UP)

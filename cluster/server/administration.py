@@ -1,4 +1,4 @@
-"""The rare verbs: topology, status, buckets, joins and transfers. Changes go to the founder; other nodes pass them on once."""
+"""The rare verbs: topology, status, buckets, joins and their scans. Changes go to the founder; other nodes pass them on once."""
 
 from __future__ import annotations
 
@@ -8,11 +8,10 @@ from typing import Any
 
 from cluster.membership.changes import Changes
 from cluster.membership.keeper import Keeper
-from cluster.membership.transfer import send_all
-from cluster.placement import Peers, Placement
+from cluster.membership.source import Source
+from cluster.placement import Peers
 from cluster.requests import Reply
 from cluster.server.frame_service import unknown_verb
-from cluster.store import Store
 from cluster.tasks import Tasks
 from kvstore.errors import DecodeError, InvalidArgument, Unavailable
 from kvstore.ids import NodeId, ObjectType
@@ -20,7 +19,6 @@ from kvstore.messages import Status, Verb, decode_body, encode_body
 from kvstore.ring.buckets import BucketProperties
 from kvstore.ring.topology import Member
 from kvstore.ring.topology_codec import encode
-from kvstore.storage.engine import Engine
 from kvstore.transport.session import Session
 
 __all__ = ["Administration"]
@@ -30,11 +28,11 @@ class Administration:
     """Called by the frame service for every verb that is not on the request path."""
 
     def __init__(
-        self, *, engine: Engine, store: Store, keeper: Keeper, changes: Changes, placement: Placement, peers: Peers,
-        tasks: Tasks, status: Callable[[], dict[str, Any]],
+        self, *, source: Source, keeper: Keeper, changes: Changes, peers: Peers, tasks: Tasks,
+        status: Callable[[], dict[str, Any]],
     ) -> None:  # fmt: skip
-        self._engine, self._store, self._keeper, self._changes = engine, store, keeper, changes
-        self._placement, self._peers, self._tasks, self._status = placement, peers, tasks, status
+        self._source, self._keeper, self._changes = source, keeper, changes
+        self._peers, self._tasks, self._status = peers, tasks, status
         self._loop = asyncio.get_running_loop()
 
     def handle(self, session: Session, verb: int, body: bytes, deadline: float, reply: Reply) -> None:
@@ -45,8 +43,10 @@ class Administration:
             reply(Status.OK, encode_body(self._status()))
         elif verb == Verb.TOPOLOGY_ADOPT:
             self._tasks.answer("adopting a topology", self._adopt(body), reply)
-        elif verb == Verb.TRANSFER:
-            self._transfer(body, deadline, reply)
+        elif verb == Verb.SCAN:
+            reply(Status.OK, self._source.page(_sender(session), body))
+        elif verb == Verb.MOVED:
+            self._tasks.answer("moving partitions", self._moved(_sender(session), body), reply)
         elif verb in (Verb.BUCKET_CREATE, Verb.JOIN):
             self._change(verb, body, deadline, reply, forwarded=False)
         elif verb == Verb.FORWARDED_ADMIN:
@@ -58,17 +58,12 @@ class Administration:
         await self._keeper.adopt_document(document)
         return b""
 
-    def _transfer(self, body: bytes, deadline: float, reply: Reply) -> None:
-        if body == b"count":
-            reply(Status.OK, self._engine.keys_estimate().to_bytes(8, "big"))
-        elif body == b"send":
-            self._tasks.answer("sending records to a joiner", self._send(deadline), reply)
-        else:
-            raise DecodeError("TRANSFER takes count or send")
-
-    async def _send(self, deadline: float) -> bytes:
-        sent = await send_all(self._engine, self._store, self._placement, deadline=deadline)
-        return sent.to_bytes(8, "big")
+    async def _moved(self, joiner: NodeId, body: bytes) -> bytes:
+        fields = decode_body(body, fields_max=2)
+        if [type(field) for field in fields] != [int, int]:
+            raise DecodeError("MOVED takes the epoch at which the move began, and a step")
+        await self._changes.moved(joiner, *fields)
+        return b""
 
     def _change(self, verb: int, body: bytes, deadline: float, reply: Reply, *, forwarded: bool) -> None:
         if self._changes.is_founder:
@@ -92,8 +87,14 @@ class Administration:
         return encode(await self._changes.create_bucket(properties))
 
     async def _join(self, body: bytes) -> bytes:
-        fields = decode_body(body, fields_max=4)
-        if len(fields) != 4:
-            raise DecodeError("JOIN takes 4 fields", fields=len(fields))
-        node_id, address, zone, weight = fields
-        return encode(await self._changes.admit(Member(NodeId(node_id), address, zone, weight)))
+        fields = decode_body(body, fields_max=5)
+        if len(fields) != 5:
+            raise DecodeError("JOIN takes 5 fields", fields=len(fields))
+        node_id, address, zone, weight, replaced = fields
+        if type(replaced) is not str:
+            raise DecodeError("the node to replace is the beginning of an id, or empty")
+        return encode(await self._changes.admit(Member(NodeId(node_id), address, zone, weight), replaced))
+
+
+def _sender(session: Session) -> NodeId:
+    return NodeId(session.hello.node_id if session.hello is not None else b"")

@@ -182,7 +182,7 @@ class FrameService:
             if not self._chaos.fires(Point.CATCH_UP_SKIPPED):
                 self._catch_up(sender)
             raise NotReady("the node is catching up with a newer topology", retry_after_s=0.05)
-        if not slot.is_owner:
+        if not slot.is_holder:
             self._chaos.hit(Probe.WRONG_OWNER_REFUSED)
             raise WrongOwner("the node does not own the key", topology_epoch=self._placement.epoch)
         return slot

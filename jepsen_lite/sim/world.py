@@ -57,6 +57,8 @@ LATE_S_MAX = 2.0
 JOIN_DIES_SHARE, JOIN_DIES_S_MAX = 0.5, 0.4
 """Of joins: how many end with a kill of the joiner, and how long after its start."""
 JOIN_ATTEMPTS_MAX, JOIN_PAUSE_S = 20, 1.0
+SETTLE_S_MAX, SETTLE_POLL_S = 30.0, 0.01
+"""Until the last one that joined has what it needs, and those that gave have dropped it."""
 
 
 class Host:
@@ -133,7 +135,7 @@ class World:
         for host in self.hosts[: len(self.hosts) - self.swarm.late_joins]:
             await self.start(host)
         if not self.swarm.late_joins:
-            self._let_loose()
+            await self._let_loose()
 
     async def grow(self) -> None:
         """Let the latecomers join while clients work; at times one dies while it joins, and tries again."""
@@ -152,10 +154,16 @@ class World:
                 await asyncio.sleep(JOIN_PAUSE_S)
             else:
                 self.problems.append(f"{host.name} could not join in {JOIN_ATTEMPTS_MAX} attempts: {host.refusal}")
-        self._let_loose()
+        await self._let_loose()
 
-    def _let_loose(self) -> None:
+    async def _let_loose(self) -> None:
         """The cluster is complete: from now on network and buggify are themselves."""
+        for _ in range(round(SETTLE_S_MAX / SETTLE_POLL_S)):
+            if all(host.node is not None and host.node.placement.is_settled for host in self.running()):
+                break
+            await asyncio.sleep(SETTLE_POLL_S)
+        else:
+            self.problems.append("the moves of partitions did not end")
         self.is_formed = True
         self.buggify.wake()
         self.network.swarm = self.swarm.network

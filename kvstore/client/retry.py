@@ -6,7 +6,7 @@
     | definite, retryable               | yes   | yes                        | at once elsewhere, then with backoff  |
     | indefinite, retryable             | yes   | yes: the same id is one    | the same                              |
     |                                   |       | write, however often sent  |                                       |
-    | storage error                     | yes   | only if retryable          | another replica has its own disk      |
+    | storage error                     | yes   | yes                        | another node has its own disk         |
     | anything else                     | no    | no                         | report it                             |
 
 Invariants
@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import random
 
-from kvstore.errors import IndeterminateError, KVStoreError, ReadError, ReadTimeout, StorageError, Timeout
+from kvstore.errors import IndeterminateError, KVStoreError, ReadError, ReadTimeout, Timeout
 
 __all__ = ["BACKOFF_S_MAX", "BACKOFF_S_MIN", "Attempts"]
 
@@ -60,7 +60,7 @@ class Attempts:
         return error
 
     def _may_retry(self, error: KVStoreError) -> bool:
-        return error.retryable or (self._is_read and isinstance(error, StorageError))
+        return error.retryable
 
     def _rank(self, error: KVStoreError) -> tuple[bool, bool, bool]:
         """Doubt first (invariant 2); then what no retry could change; then what replicas said over what a link said."""

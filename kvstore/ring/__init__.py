@@ -2,20 +2,13 @@
 
 from kvstore.ring.buckets import DEFAULT_BUCKET, DEFAULT_BUCKET_NAME, BucketProperties
 from kvstore.ring.member import Member, MemberState
+from kvstore.ring.move import begin_move, cancel_move, finish_move, flip_move
 from kvstore.ring.preference_list import PreferenceEntry, PreferenceKind, preference_list
 from kvstore.ring.token import partition_of, partition_range
-from kvstore.ring.topology import (
-    Topology,
-    Transfer,
-    begin_transfer,
-    cancel_transfer,
-    finish_transfer,
-    found,
-    with_bucket,
-)
+from kvstore.ring.topology import Move, MovePhase, Topology, found, with_bucket
 
 __all__ = [
-    "DEFAULT_BUCKET", "DEFAULT_BUCKET_NAME", "BucketProperties", "Member", "MemberState", "PreferenceEntry",
-    "PreferenceKind", "Topology", "Transfer", "begin_transfer", "cancel_transfer", "finish_transfer", "found",
+    "DEFAULT_BUCKET", "DEFAULT_BUCKET_NAME", "BucketProperties", "Member", "MemberState", "Move", "MovePhase",
+    "PreferenceEntry", "PreferenceKind", "Topology", "begin_move", "cancel_move", "finish_move", "flip_move", "found",
     "partition_of", "partition_range", "preference_list", "with_bucket",
 ]  # fmt: skip

@@ -1,27 +1,26 @@
 """The topology: one immutable, versioned document that says who is a member, who owns what, and which buckets exist.
 
-    found -> epoch 1 --with_bucket--> 2 --begin_transfer(joiner)--> 3 --finish_transfer--> 4
-                                                                    \\--cancel_transfer--> 4
-
-Every change makes a new document with the next epoch; who may make one is decided elsewhere (a compare-and-set).
+Every change makes a new document with the next epoch; who may make one is decided elsewhere (a compare-and-set). How owners
+change is in ring/move.py.
 
 Invariants (checked on construction, because documents also come from peers and disks)
   1. `members`, `buckets` and `removed` are sorted and without duplicates; `default` is among the buckets.
   2. Each partition has 1 to `n` distinct owners, all of them members.
-  3. A member is JOINING exactly while it is the joiner of `transfer`.
-  4. Between two successive epochs the placement version of a partition rises by one if its owners differ (their order
-     included), and stays otherwise. It never repeats, also when a transfer is cancelled (correctness rule 14).
+  3. A member is JOINING exactly while it is the joiner of a `move` that is COPYING; then it owns nothing yet.
+  4. Between two successive epochs the placement version of a partition rises by one if its owners (their order included) or
+     its guests differ, and stays otherwise. It never repeats, also when a move is cancelled (correctness rule 14).
 
 Lookups (`owners_of`, `bucket_by_bytes`, `maybe_member`) are one tuple or dict access: every request makes them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass, field, replace
-from typing import Any, Final
+from enum import IntEnum
+from typing import Final
 
-from kvstore.errors import InvalidArgument, JoinRefused, NoSuchBucket
+from kvstore.errors import InvalidArgument, NoSuchBucket
 from kvstore.ids import CLUSTER_ID_SIZE_BYTES, NODE_ID_SIZE_BYTES, ClusterId, NodeId, PartitionId
 from kvstore.limits import BUCKETS_COUNT_MAX, MEMBERS_COUNT_MAX
 from kvstore.ring.buckets import DEFAULT_BUCKET, DEFAULT_BUCKET_NAME, BucketProperties
@@ -29,8 +28,8 @@ from kvstore.ring.member import NAME_LENGTH_MAX, Member, MemberState, check_id, 
 from kvstore.ring.token import PARTITION_BITS_DEFAULT, check_partition_bits
 
 __all__ = [
-    "EPOCH_LIMIT", "N_DEFAULT", "N_MAX", "REMOVED_COUNT_MAX", "Member", "MemberState", "Owners", "Topology", "Transfer",
-    "begin_transfer", "cancel_transfer", "finish_transfer", "found", "with_address", "with_bucket",
+    "EPOCH_LIMIT", "N_DEFAULT", "N_MAX", "REMOVED_COUNT_MAX", "Member", "MemberState", "Move", "MovePhase", "Owners",
+    "Topology", "found", "with_address", "with_bucket",
 ]  # fmt: skip
 
 N_DEFAULT: Final = 3
@@ -45,12 +44,25 @@ Owners = tuple[tuple[NodeId, ...], ...]
 """For each partition its primaries in the order in which they are asked; the first one usually coordinates."""
 
 
+class MovePhase(IntEnum):
+    """How far a change of owners has come; see ring/move.py."""
+
+    COPYING = 1
+    SETTLING = 2
+
+
 @dataclass(frozen=True, slots=True)
-class Transfer:
-    """A stop-the-world transfer to `joiner`: while it is set, no node serves client requests."""
+class Move:
+    """A change of owners under way. `owners`: while COPYING those to come, while SETTLING those before. `began`: the epoch of
+    its first document, which names it. `replaces`: the dead member whose place the joiner takes; no member any more once
+    SETTLING.
+    """
 
     joiner: NodeId
-    from_owners: Owners
+    phase: MovePhase
+    began: int
+    owners: Owners
+    replaces: NodeId | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +80,7 @@ class Topology:
     placement_versions: tuple[int, ...]
     buckets: tuple[BucketProperties, ...] = (DEFAULT_BUCKET,)
     removed: tuple[NodeId, ...] = ()
-    transfer: Transfer | None = None
+    move: Move | None = None
     _members_by_id: dict[NodeId, Member] = field(init=False, repr=False, compare=False)
     _buckets_by_bytes: dict[bytes, BucketProperties] = field(init=False, repr=False, compare=False)
 
@@ -79,7 +91,7 @@ class Topology:
         _check_members(self)
         _check_buckets(self)
         _check_placement(self)
-        _check_transfer(self)
+        _check_move(self)
 
     @property
     def partitions_count(self) -> int:
@@ -89,6 +101,17 @@ class Topology:
     def owners_of(self, partition: PartitionId) -> tuple[NodeId, ...]:
         """Return the primaries of a partition in order; never empty."""
         return self.owners[partition]
+
+    def guests_of(self, partition: PartitionId) -> tuple[NodeId, ...]:
+        """Return the members that hold a partition without owning it: pending while COPYING, leaving while SETTLING."""
+        if self.move is None:
+            return ()
+        owners = self.owners[partition]
+        return tuple(n for n in self.move.owners[partition] if n not in owners and n in self._members_by_id)
+
+    def holders_of(self, partition: PartitionId) -> tuple[NodeId, ...]:
+        """Return the owners of a partition, then its guests: all that take its writes."""
+        return self.owners[partition] + self.guests_of(partition)
 
     def n_effective(self, partition: PartitionId) -> int:
         """Return how many replicas the partition has: N, or fewer while there are fewer members."""
@@ -154,65 +177,6 @@ def with_address(topology: Topology, node_id: NodeId, address: str) -> Topology:
     return replace(topology, epoch=topology.epoch + 1, members=members)
 
 
-def begin_transfer(topology: Topology, joiner: Member, owners: Sequence[Sequence[NodeId]]) -> Topology:
-    """Admit `joiner` (as JOINING) and make `owners` the owners; clients are not served until finish or cancel.
-
-    `JoinRefused`: another transfer is under way, or the node is, was, or shares an address with, a member.
-    """
-    if topology.transfer is not None:
-        raise JoinRefused("another node is joining; try again when it is done", joiner=topology.transfer.joiner)
-    if topology.maybe_member(joiner.node_id) is not None:
-        raise JoinRefused("the node is a member already", node_id=joiner.node_id)
-    if joiner.node_id in topology.removed:
-        raise JoinRefused("the node was removed; it may return with an empty data directory", node_id=joiner.node_id)
-    if any(member.address == joiner.address for member in topology.members):
-        raise JoinRefused(f"another member has the address {joiner.address}")
-    members = (*topology.members, replace(joiner, state=MemberState.JOINING))
-    return _with_owners(
-        topology, tuple(tuple(each) for each in owners), members=tuple(sorted(members, key=_node_id_of)),
-        transfer=Transfer(joiner.node_id, topology.owners),
-    )  # fmt: skip
-
-
-def finish_transfer(topology: Topology) -> Topology:
-    """Make the joiner a NORMAL member; owners and placement versions stay. `InvalidArgument` if none is joining."""
-    joiner = _transfer_of(topology).joiner
-    settled = replace(topology.member(joiner), state=MemberState.NORMAL)
-    members = tuple(settled if member.node_id == joiner else member for member in topology.members)
-    return replace(topology, epoch=topology.epoch + 1, members=members, transfer=None)
-
-
-def cancel_transfer(topology: Topology) -> Topology:
-    """Drop the joiner and give its partitions back. `InvalidArgument` if none is joining.
-
-    The joiner served no client, so nothing is lost with it and it is not among `removed`: it may try again.
-    """
-    transfer = _transfer_of(topology)
-    members = tuple(member for member in topology.members if member.node_id != transfer.joiner)
-    return _with_owners(topology, transfer.from_owners, members=members, transfer=None)
-
-
-def _transfer_of(topology: Topology) -> Transfer:
-    if topology.transfer is None:
-        raise InvalidArgument("no node is joining", topology_epoch=topology.epoch)
-    return topology.transfer
-
-
-def _with_owners(topology: Topology, owners: Owners, **changes: Any) -> Topology:
-    """Return the next epoch with other owners, with the placement versions that follow from it (invariant 4)."""
-    if len(owners) != topology.partitions_count:
-        raise InvalidArgument("owners must name every partition", partitions=len(owners))
-    versions = tuple(
-        version + (ours != theirs)
-        for version, ours, theirs in zip(topology.placement_versions, topology.owners, owners, strict=True)
-    )
-    return replace(topology, epoch=topology.epoch + 1, owners=owners, placement_versions=versions, **changes)
-
-
-def _node_id_of(member: Member) -> NodeId:
-    return member.node_id
-
-
 def _require(condition: bool, message: str) -> None:
     if not condition:
         raise InvalidArgument(f"topology: {message}")
@@ -264,9 +228,20 @@ def _check_owners(topology: Topology, owners: Owners, allowed: Collection[NodeId
         _require(all(node_id in allowed for node_id in each), "an owner is not a member")
 
 
-def _check_transfer(topology: Topology) -> None:
+def _check_move(topology: Topology) -> None:
     joining = [member.node_id for member in topology.members if member.state is MemberState.JOINING]
-    transfer = topology.transfer
-    _require(joining == ([transfer.joiner] if transfer else []), "exactly the joiner of the transfer is JOINING")
-    if transfer is not None:
-        _check_owners(topology, transfer.from_owners, topology._members_by_id.keys() - {transfer.joiner})
+    move = topology.move
+    is_copying = move is not None and move.phase is MovePhase.COPYING
+    _require(
+        joining == ([move.joiner] if move and is_copying else []), "exactly the joiner of a copying move is JOINING"
+    )
+    if move is None:
+        return
+    _require(move.joiner in topology._members_by_id, "the joiner of a move is a member")
+    _require(_is_counter(move.began) and move.began <= topology.epoch, "a move began before now")
+    if move.replaces is not None:
+        check_id("replaces", move.replaces, NODE_ID_SIZE_BYTES)
+    allowed = topology._members_by_id.keys() | ({move.replaces} if move.replaces is not None else set())
+    _check_owners(topology, move.owners, allowed)
+    before = topology.owners if is_copying else move.owners
+    _require(not any(move.joiner in each for each in dict.fromkeys(before)), "a joiner owns nothing before its move")

@@ -6,7 +6,9 @@
      [placement version, ...],
      [[name, default type, r, w, dw, pr, pw, ttl ms, [type, ...]], ...],
      [removed node id, ...],
-     [] | [index of the joiner, [owners before, ...]]]            the transfer in progress, if any
+     [] | [index of the joiner, phase, epoch it began, node id replaced or nil, [owners, ...]]]    the move under way
+
+In the owners of a move the index after the last member stands for a replaced node that is no member any more.
 
 Canonical: equal topologies are equal bytes, so a digest of the bytes identifies a document.
 
@@ -31,7 +33,7 @@ from kvstore.limits import BUCKETS_COUNT_MAX, MEMBERS_COUNT_MAX, TOPOLOGY_SIZE_B
 from kvstore.ring.buckets import BucketProperties
 from kvstore.ring.member import Member, MemberState
 from kvstore.ring.token import PARTITION_BITS_MAX
-from kvstore.ring.topology import N_MAX, REMOVED_COUNT_MAX, Owners, Topology, Transfer
+from kvstore.ring.topology import N_MAX, REMOVED_COUNT_MAX, Move, MovePhase, Owners, Topology
 
 __all__ = ["FORMAT_VERSION", "decode", "encode"]
 
@@ -39,7 +41,7 @@ FORMAT_VERSION: Final = 1
 FIELDS_COUNT: Final = 13
 FIELDS_COUNT_MAX: Final = 100
 """What a newer format may have, so that it is reported as newer and not as malformed."""
-TRANSFER_FIELDS_COUNT: Final = 2
+MOVE_FIELDS_COUNT: Final = 5
 MEMBER_FIELDS_COUNT: Final = 5
 BUCKET_FIELDS_COUNT: Final = 9
 SCALAR_SIZE_BYTES_MAX: Final = 4 * 512
@@ -51,18 +53,22 @@ _T = TypeVar("_T")
 def encode(topology: Topology) -> bytes:
     """Return the one encoding of the topology. `InvalidArgument` if it exceeds TOPOLOGY_SIZE_BYTES_MAX."""
     index_of = {member.node_id: index for index, member in enumerate(topology.members)}
-    transfer = topology.transfer
     packed: bytes = msgpack.packb([
         FORMAT_VERSION, topology.cluster_id, topology.cluster_name, topology.epoch, topology.partition_bits,
         topology.n, topology.founder,
         [[each.node_id, each.address, each.zone, each.weight, int(each.state)] for each in topology.members],
         _encode_owners(topology.owners, index_of), topology.placement_versions,
         [_encode_bucket(each) for each in topology.buckets], topology.removed,
-        [index_of[transfer.joiner], _encode_owners(transfer.from_owners, index_of)] if transfer else [],
+        _encode_move(topology.move, index_of) if topology.move else [],
     ])  # fmt: skip
     if len(packed) > TOPOLOGY_SIZE_BYTES_MAX:
         raise InvalidArgument("topology too large", size_bytes=len(packed), limit_bytes=TOPOLOGY_SIZE_BYTES_MAX)
     return packed
+
+
+def _encode_move(move: Move, index_of: dict[NodeId, int]) -> list[Any]:
+    known = index_of if move.replaces is None else {move.replaces: len(index_of), **index_of}
+    return [index_of[move.joiner], int(move.phase), move.began, move.replaces, _encode_owners(move.owners, known)]
 
 
 def _encode_owners(owners: Owners, index_of: dict[NodeId, int]) -> list[bytes]:
@@ -124,6 +130,12 @@ class _Reader:
             raise DecodeError(f"the topology document holds {type(value).__name__} where an int or nil is due")
         return value
 
+    def maybe_bytes(self) -> bytes | None:
+        value = self._unpacker.unpack()
+        if value is not None and type(value) is not bytes:
+            raise DecodeError(f"the topology document holds {type(value).__name__} where bytes or nil are due")
+        return value
+
     def check_end(self) -> None:
         if self._unpacker.tell() != self._size_bytes:
             raise DecodeError("bytes follow the topology document", size_bytes=self._size_bytes)
@@ -147,15 +159,16 @@ def _read_fields(reader: _Reader) -> Topology:
         raise DecodeError("partition_bits out of range", partition_bits=partition_bits)
     partitions_count = 1 << partition_bits
     members = tuple(_read_member(reader) for _ in range(reader.array(MEMBERS_COUNT_MAX)))
-    owners = _read_owners(reader, members, partitions_count)
+    ids = tuple(member.node_id for member in members)
+    owners = _read_owners(reader, ids, partitions_count)
     versions = tuple(reader.scalar(int) for _ in range(reader.array(partitions_count)))
     buckets = tuple(_read_bucket(reader) for _ in range(reader.array(BUCKETS_COUNT_MAX)))
     removed = tuple(NodeId(reader.scalar(bytes)) for _ in range(reader.array(REMOVED_COUNT_MAX)))
-    transfer = _read_transfer(reader, members, partitions_count)
+    move = _read_move(reader, ids, partitions_count)
     return Topology(
         cluster_id=cluster_id, cluster_name=cluster_name, epoch=epoch, partition_bits=partition_bits, n=n,
         founder=founder, members=members, owners=owners, placement_versions=versions, buckets=buckets,
-        removed=removed, transfer=transfer,
+        removed=removed, move=move,
     )  # fmt: skip
 
 
@@ -165,29 +178,29 @@ def _read_member(reader: _Reader) -> Member:
     return Member(node_id, address, zone, reader.scalar(int), MemberState(reader.scalar(int)))
 
 
-def _read_owners(reader: _Reader, members: tuple[Member, ...], partitions_count: int) -> Owners:
+def _read_owners(reader: _Reader, ids: tuple[NodeId, ...], partitions_count: int) -> Owners:
     # Equal lists become one tuple: a large document then costs memory for its few distinct lists only.
     known: dict[bytes, tuple[NodeId, ...]] = {}
     owners = []
     for _ in range(reader.array(partitions_count)):
         indexes = reader.scalar(bytes)
         if indexes not in known:
-            known[indexes] = _owners_at(indexes, members)
+            known[indexes] = _owners_at(indexes, ids)
         owners.append(known[indexes])
     return tuple(owners)
 
 
-def _owners_at(indexes: bytes, members: tuple[Member, ...]) -> tuple[NodeId, ...]:
+def _owners_at(indexes: bytes, ids: tuple[NodeId, ...]) -> tuple[NodeId, ...]:
     count, rest = divmod(len(indexes), 2)
     if rest or count > N_MAX:
         raise DecodeError("an owner list of the topology document has an impossible length", size_bytes=len(indexes))
-    return tuple(_member_at(index, members) for index in struct.unpack(f">{count}H", indexes))
+    return tuple(_id_at(index, ids) for index in struct.unpack(f">{count}H", indexes))
 
 
-def _member_at(index: int, members: tuple[Member, ...]) -> NodeId:
-    if not 0 <= index < len(members):
+def _id_at(index: int, ids: tuple[NodeId, ...]) -> NodeId:
+    if not 0 <= index < len(ids):
         raise DecodeError("the topology document names a member it does not list", index=index)
-    return members[index].node_id
+    return ids[index]
 
 
 def _read_bucket(reader: _Reader) -> BucketProperties:
@@ -199,11 +212,14 @@ def _read_bucket(reader: _Reader) -> BucketProperties:
     return BucketProperties(name, default_type, r, w, dw, pr, pw, ttl_ms, allowed_types)
 
 
-def _read_transfer(reader: _Reader, members: tuple[Member, ...], partitions_count: int) -> Transfer | None:
-    count = reader.array(TRANSFER_FIELDS_COUNT)
+def _read_move(reader: _Reader, ids: tuple[NodeId, ...], partitions_count: int) -> Move | None:
+    count = reader.array(MOVE_FIELDS_COUNT)
     if count == 0:
         return None
-    if count != TRANSFER_FIELDS_COUNT:
-        raise DecodeError("a transfer of the topology document has the wrong number of fields", fields=count)
-    joiner = _member_at(reader.scalar(int), members)
-    return Transfer(joiner, _read_owners(reader, members, partitions_count))
+    if count != MOVE_FIELDS_COUNT:
+        raise DecodeError("a move of the topology document has the wrong number of fields", fields=count)
+    joiner, phase, began = _id_at(reader.scalar(int), ids), MovePhase(reader.scalar(int)), reader.scalar(int)
+    replaced = reader.maybe_bytes()
+    replaces = NodeId(replaced) if replaced is not None else None
+    known = ids if replaces is None or replaces in ids else (*ids, replaces)
+    return Move(joiner, phase, began, _read_owners(reader, known, partitions_count), replaces)

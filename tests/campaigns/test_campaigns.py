@@ -15,7 +15,7 @@ from kvstore.causality.dvvset import DVVSet, Operation, Sibling
 from kvstore.ids import ActorId, HlcTimestamp, OperationId, StorageKey
 from kvstore.storage.keyspace import object_name, storage_key
 from kvstore.storage.record import value_hash
-from tests.campaigns import disk_full, disk_sudden, exit_codes, footprint, fsync_failure, geonames, kill_cycles
+from tests.campaigns import disk_full, disk_sudden, exit_codes, footprint, fsync_failure, geonames, grow, kill_cycles
 from tests.campaigns.harness import Findings
 from tests.campaigns.history import History, Outcome
 from tests.campaigns.kill_cycles import dots_bound_twice
@@ -115,6 +115,12 @@ def test_a_log_is_cut_to_what_the_last_successful_fdatasync_covered(tmp_path: Pa
 def test_a_node_killed_during_a_load_loses_no_acknowledged_record() -> None:
     """Twelve thousand real cities through `kvctl load`."""
     _held(geonames.run(records_max=12_000))
+
+
+@pytest.mark.slow
+def test_one_node_becomes_four_under_load() -> None:
+    """Five thousand records; the last joiner is killed while it copies."""
+    _held(grow.run(records=5_000))
 
 
 @pytest.mark.slow

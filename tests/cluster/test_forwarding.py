@@ -81,7 +81,8 @@ def test_peer_verbs_are_for_members() -> None:
             Verb.REPLICATE,
             Verb.FETCH,
             Verb.FORWARDED_PUT,
-            Verb.TRANSFER,
+            Verb.SCAN,
+            Verb.MOVED,
             Verb.TOPOLOGY_ADOPT,
             Verb.FORWARDED_ADMIN,
         ):

@@ -6,7 +6,6 @@ import asyncio
 
 import pytest
 
-from cluster.membership import changes
 from kvstore.errors import ClusterMismatch, JoinRefused, KVStoreError, NoSuchBucket, StaleIdentity
 from tests.support.cluster import Cluster, Host, in_cluster, name_of_key
 
@@ -39,7 +38,7 @@ def test_a_cluster_grows_from_one_to_four_and_keeps_every_record_on_every_owner(
         await fill(cluster)
         for index in (1, 2, 3):
             await cluster.start(cluster.hosts[index])
-            await cluster.until(lambda: all(h.node.placement.is_serving for h in cluster.hosts if h.node is not None))
+            await cluster.until(lambda: all(h.node.placement.is_settled for h in cluster.hosts if h.node is not None))
             await check_everywhere(cluster)
             for number, name in enumerate(NAMES[:10]):
                 assert await cluster.client(index).values(name, r=1) == [b"%03d" % number]
@@ -57,7 +56,7 @@ def test_actor_epochs_of_lost_partitions_end() -> None:
         await fill(cluster)
         cluster.add_host()
         await cluster.start(cluster.hosts[3])
-        await cluster.until(lambda: cluster.node(0).placement.is_serving)
+        await cluster.until(lambda: cluster.node(0).placement.is_settled)
         for index in range(3):
             for slot in cluster.node(index).placement.slots():
                 if not slot.is_owner:
@@ -74,23 +73,6 @@ def test_a_join_moves_records_larger_than_a_link_may_queue() -> None:
         await fill(cluster, size_bytes=500_000)
         await cluster.start(cluster.hosts[1])
         await check_everywhere(cluster)
-
-    in_cluster(main, nodes=2, is_started=False)
-
-
-def test_a_cluster_with_too_much_data_refuses_a_joiner_and_serves_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The refusal names both numbers; nothing changed."""
-    monkeypatch.setattr(changes, "JOIN_RECORDS_MAX", 10)
-
-    async def main(cluster: Cluster) -> None:
-        await cluster.start(cluster.hosts[0])
-        await fill(cluster)
-        epoch = cluster.node(0).placement.epoch
-        with pytest.raises(JoinRefused) as refused:
-            await cluster.start(cluster.hosts[1])
-        assert (refused.value.records, refused.value.records_max) == (len(NAMES), 10)
-        assert cluster.node(0).placement.epoch == epoch
-        assert await cluster.client(0).values(NAMES[0]) == [b"000"]
 
     in_cluster(main, nodes=2, is_started=False)
 
@@ -120,14 +102,14 @@ async def begun(cluster: Cluster) -> None:
 
     def is_transferring() -> bool:
         topology = cluster.node(0).placement.topology
-        return topology is not None and topology.transfer is not None
+        return topology is not None and topology.move is not None
 
     await cluster.until(is_transferring)
 
 
 @pytest.mark.parametrize("after_s", [0.0, 0.004, 0.008, 0.012, 0.016, 0.024])
-def test_a_joiner_that_dies_mid_transfer_is_cancelled_and_may_join_again(after_s: float) -> None:
-    """The cluster serves again with its old owners, nothing is lost, and the same node can retry."""
+def test_a_joiner_that_dies_while_it_copies_is_cancelled_and_may_join_again(after_s: float) -> None:
+    """After join_timeout_s; meanwhile and afterwards the old owners serve, nothing is lost, and the same node can retry."""
 
     async def main(cluster: Cluster) -> None:
         await fill(cluster)
@@ -138,11 +120,11 @@ def test_a_joiner_that_dies_mid_transfer_is_cancelled_and_may_join_again(after_s
         await cluster.kill(3)
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
-        await cluster.until(lambda: all(cluster.node(i).placement.is_serving for i in range(3)))
+        await cluster.until(lambda: all(cluster.node(i).placement.is_settled for i in range(3)), timeout_s=60)
         for number, name in enumerate(NAMES):
             assert await cluster.client(number % 3).values(name) == [b"%03d" % number]
         await cluster.start(cluster.hosts[3], join=("n0:7400",))
-        await cluster.until(lambda: all(cluster.node(i).placement.is_serving for i in range(4)))
+        await cluster.until(lambda: all(cluster.node(i).placement.is_settled for i in range(4)))
         await check_everywhere(cluster)
 
     in_cluster(main)
@@ -151,22 +133,20 @@ def test_a_joiner_that_dies_mid_transfer_is_cancelled_and_may_join_again(after_s
 @pytest.mark.parametrize("is_power_loss", [False, True])
 @pytest.mark.parametrize("after_s", [0.0, 0.004, 0.008, 0.012, 0.016, 0.024])
 def test_a_founder_that_crashes_mid_transfer_resumes(after_s: float, is_power_loss: bool) -> None:
-    """Its next start cancels or has finished; the joiner's next start ends as a full member either way."""
+    """The joiner tells again how far it is, until the founder is back and hears it."""
 
     async def main(cluster: Cluster) -> None:
         await fill(cluster)
         cluster.add_host()
-        task = joining(cluster, cluster.hosts[3])
+        joining(cluster, cluster.hosts[3])
         await begun(cluster)
         await asyncio.sleep(after_s)
         await (cluster.power_loss(0) if is_power_loss else cluster.kill(0))
-        await asyncio.gather(task, return_exceptions=True)
-        if cluster.hosts[3].node is not None:
-            await cluster.kill(3)
+        await asyncio.sleep(1)
         await cluster.restart(0)
-        await cluster.until(lambda: all(cluster.node(i).placement.is_serving for i in range(3)))
-        await cluster.start(cluster.hosts[3], join=("n1:7400",))
-        await cluster.until(lambda: all(cluster.node(i).placement.is_serving for i in range(4)))
+        if cluster.hosts[3].node is None:
+            await cluster.start(cluster.hosts[3], join=("n1:7400",))
+        await cluster.until(lambda: all(cluster.node(i).placement.is_settled for i in range(4)))
         await check_everywhere(cluster)
 
     in_cluster(main)
@@ -182,7 +162,7 @@ def test_a_joiner_restarted_after_the_founder_finished_keeps_its_data() -> None:
 
         def is_finished() -> bool:
             topology = cluster.node(0).placement.topology
-            return topology is not None and topology.transfer is None and len(topology.members) == 4
+            return topology is not None and topology.move is None and len(topology.members) == 4
 
         await begun(cluster)
         await cluster.until(is_finished, every_s=0.0005)
@@ -191,14 +171,14 @@ def test_a_joiner_restarted_after_the_founder_finished_keeps_its_data() -> None:
         await asyncio.gather(task, return_exceptions=True)
         assert not cluster.hosts[3].node
         await cluster.start(cluster.hosts[3], join=("n0:7400",))
-        await cluster.until(lambda: all(cluster.node(i).placement.is_serving for i in range(4)))
+        await cluster.until(lambda: all(cluster.node(i).placement.is_settled for i in range(4)))
         await check_everywhere(cluster)
 
     in_cluster(main)
 
 
 def test_a_silent_joiner_is_cancelled() -> None:
-    """Cut off, not dead: nobody tells, the silence does; meanwhile clients get a retryable refusal."""
+    """Cut off, not dead: nobody tells, the silence does. Meanwhile clients are served."""
 
     async def main(cluster: Cluster) -> None:
         await fill(cluster)
@@ -206,11 +186,10 @@ def test_a_silent_joiner_is_cancelled() -> None:
         task = joining(cluster, cluster.hosts[3])
         await begun(cluster)
         cluster.cut_off(3)
-        with pytest.raises(KVStoreError) as refused:
-            await cluster.client(0).put(NAMES[0], b"x")
-        assert refused.value.definite and refused.value.retryable
-        await cluster.until(lambda: all(cluster.node(i).placement.is_serving for i in range(3)), timeout_s=60)
         assert await cluster.client(0).values(NAMES[0]) == [b"000"]
+        await cluster.client(0).put(NAMES[0], b"x")
+        await cluster.until(lambda: all(cluster.node(i).placement.is_settled for i in range(3)), timeout_s=60)
+        assert await cluster.client(0).values(NAMES[0]) == [b"000", b"x"]
         await cluster.kill(3)
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)

@@ -7,8 +7,9 @@ from collections.abc import Callable
 from typing import Any
 
 import msgpack
+from xxhash import xxh3_64_digest
 
-from kvstore import groups
+from kvstore import groups, pages
 from kvstore.causality.context import decode_context, encode_context
 from kvstore.causality.version_vector import VersionVector, decode_vector, encode_vector
 from kvstore.client.datatypes import Codec
@@ -33,7 +34,7 @@ from kvstore.messages import (
     decode_put_reply,
     encode_body,
 )
-from kvstore.ring import BucketProperties, Member, begin_transfer, found, with_bucket
+from kvstore.ring import BucketProperties, Member, begin_move, found, with_bucket
 from kvstore.ring.topology_codec import decode as decode_topology
 from kvstore.ring.topology_codec import encode as encode_topology
 from kvstore.storage.keyspace import check_storage_key, object_name, parse_name, storage_key
@@ -170,6 +171,19 @@ def _groups() -> list[Target]:
     ]  # fmt: skip
 
 
+def _pages() -> list[Target]:
+    keys = sorted(KEYS)
+    scans = [pages.encode_scan((3, 7, b"", False)), pages.encode_scan((65_535, 1 << 40, keys[0], True))]
+    full = [([(key, b"record") for key in keys], False), ([], True), ([(keys[0], bytes(8))], True)]
+    return [
+        Target("scan", scans, pages.decode_scan, (DecodeError,), _same_as(lambda d: pages.decode_scan(pages.encode_scan(d))),
+               bombs=NESTED),
+        Target("page", [pages.encode_page(page) for page in full], lambda data: pages.decode_page(data, after=b""),
+               (DecodeError,), _same_as(lambda d: pages.decode_page(pages.encode_page(d), after=b"")),
+               mend=lambda data: xxh3_64_digest(data[8:]) + data[8:], bombs=NESTED),
+    ]  # fmt: skip
+
+
 # --- bodies -----------------------------------------------------------------------------------------------------------
 
 
@@ -281,7 +295,7 @@ def _names() -> list[Target]:
 def _topologies() -> Target:
     small = found(ClusterId(b"c" * 16), "t", Member(NodeId(b"n" * 8), "h:1", "z", 2), partition_bits=1)
     bucketed = with_bucket(small, BucketProperties("b", ObjectType.LWW, r=1, ttl_ms=9))
-    joining = begin_transfer(bucketed, Member(NodeId(b"o" * 8), "i:1"), [(NodeId(b"o" * 8), NodeId(b"n" * 8))] * 2)
+    joining = begin_move(bucketed, Member(NodeId(b"o" * 8), "i:1"), [(NodeId(b"o" * 8), NodeId(b"n" * 8))] * 2)
     seeds = [encode_topology(each) for each in (small, bucketed, joining)]
     fields = msgpack.unpackb(seeds[0])
     bombs = [
@@ -306,6 +320,7 @@ def wire_targets() -> list[Target]:
         _frames(),
         _chunks(),
         *_groups(),
+        *_pages(),
         *_bodies(),
         _errors(),
         *_contexts(),

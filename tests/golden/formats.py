@@ -32,7 +32,7 @@ from kvstore.messages import (
     encode_body,
     encode_get_reply,
 )
-from kvstore.ring import BucketProperties, Member, begin_transfer, finish_transfer, found, with_bucket
+from kvstore.ring import BucketProperties, Member, begin_move, finish_move, flip_move, found, with_bucket
 from kvstore.ring.topology_codec import decode as decode_topology
 from kvstore.ring.topology_codec import encode as encode_topology
 from kvstore.storage.keyspace import object_name, parse_name, storage_key
@@ -155,8 +155,9 @@ def _topologies() -> list[Example]:
     one, two = NodeId(b"node-one"), NodeId(b"node-two")
     founded = found(ClusterId(b"cluster-id-16-by"), "dev", Member(one, "127.0.0.1:7400", "zone a", 2), partition_bits=1)
     bucketed = with_bucket(founded, BucketProperties("carts", ObjectType.LWW, r=1, w=2, ttl_ms=9))
-    joining = begin_transfer(bucketed, Member(two, "127.0.0.1:7401"), [(two, one), (one, two)])
-    documents = {"founded": founded, "with a bucket": bucketed, "joining": joining, "joined": finish_transfer(joining)}
+    joining = begin_move(bucketed, Member(two, "127.0.0.1:7401"), [(two, one), (one, two)])
+    documents = {"founded": founded, "with a bucket": bucketed, "joining": joining, "joined": finish_move(flip_move(joining)),
+                 "settling": flip_move(joining)}  # fmt: skip
     return [Example("topology", name, each, encode_topology, decode_topology) for name, each in documents.items()]
 
 

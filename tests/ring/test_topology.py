@@ -7,18 +7,19 @@ from typing import Any
 
 import pytest
 
-from kvstore.errors import InvalidArgument, JoinRefused, NoSuchBucket
+from kvstore.errors import InvalidArgument, NoSuchBucket
 from kvstore.ids import ClusterId, NodeId, ObjectType, PartitionId
 from kvstore.ring import (
     DEFAULT_BUCKET,
     BucketProperties,
     Member,
     MemberState,
+    Move,
+    MovePhase,
     Topology,
-    Transfer,
-    begin_transfer,
-    cancel_transfer,
-    finish_transfer,
+    begin_move,
+    finish_move,
+    flip_move,
     found,
     with_bucket,
 )
@@ -36,9 +37,9 @@ def one_node(partition_bits: int = 2) -> Topology:
     return found(CLUSTER, "test", member(B), partition_bits, 3)
 
 
-def joining() -> Topology:
-    """B owns all; A is joining and becomes second everywhere and first in partition 0, but not in partition 3."""
-    return begin_transfer(one_node(), member(A), [(A, B), (B, A), (B, A), (B,)])
+def grown() -> Topology:
+    """B has taken A in, which is first in partition 0, second in 1 and 2, and owns nothing of 3."""
+    return finish_move(flip_move(begin_move(one_node(), member(A), [(A, B), (B, A), (B, A), (B,)])))
 
 
 def test_founder_owns_everything_at_epoch_one() -> None:
@@ -47,7 +48,7 @@ def test_founder_owns_everything_at_epoch_one() -> None:
 
     assert (topology.epoch, topology.partitions_count, topology.founder) == (1, 4, B)
     assert topology.owners == ((B,),) * 4 and topology.placement_versions == (1,) * 4
-    assert topology.buckets == (DEFAULT_BUCKET,) and topology.transfer is None
+    assert topology.buckets == (DEFAULT_BUCKET,) and topology.move is None
 
 
 @pytest.mark.parametrize(
@@ -104,56 +105,9 @@ def test_adding_a_bucket_is_one_epoch_and_idempotent() -> None:
         with_bucket(after, BucketProperties("aaa", w=3))
 
 
-def test_beginning_a_transfer_admits_the_joiner_and_remembers_the_owners_before() -> None:
-    """The new owners are in force, and only the partitions whose owners changed have a new placement version."""
-    topology = joining()
-
-    assert topology.epoch == 2
-    assert [each.node_id for each in topology.members] == [A, B]
-    assert topology.member(A).state is MemberState.JOINING
-    assert topology.transfer == Transfer(A, ((B,),) * 4)
-    assert topology.owners_of(PartitionId(0)) == (A, B)
-    assert topology.placement_versions == (2, 2, 2, 1)
-
-
-def test_finishing_a_transfer_keeps_placement() -> None:
-    """The joiner is a member like the others; nobody has to learn a new placement."""
-    before = joining()
-
-    after = finish_transfer(before)
-
-    assert after.epoch == 3 and after.transfer is None
-    assert after.member(A).state is MemberState.NORMAL
-    assert (after.owners, after.placement_versions) == (before.owners, before.placement_versions)
-
-
-def test_cancelling_a_transfer_restores_owners_under_new_placement_versions() -> None:
-    """A version is never used for two placements: it goes on to 3, not back to 1."""
-    after = cancel_transfer(joining())
-
-    assert after.epoch == 3 and after.transfer is None
-    assert [each.node_id for each in after.members] == [B]
-    assert after.owners == ((B,),) * 4
-    assert after.placement_versions == (3, 3, 3, 1)
-
-
-def test_a_cancelled_joiner_may_try_again() -> None:
-    """It served nobody, so it is not among the removed; versions continue from where they were."""
-    again = begin_transfer(cancel_transfer(joining()), member(A), [(A, B)] * 4)
-
-    assert again.placement_versions == (4, 4, 4, 2)
-
-
-def test_buckets_can_be_added_during_a_transfer() -> None:
-    """The two have nothing to do with each other."""
-    topology = finish_transfer(with_bucket(joining(), BucketProperties("b")))
-
-    assert topology.bucket("b").name == "b" and topology.epoch == 4
-
-
 def test_a_member_may_move_to_another_address() -> None:
     """The same node elsewhere: one epoch more, the same placement. Not onto an address that is taken."""
-    before = finish_transfer(joining())
+    before = grown()
 
     after = with_address(before, A, "elsewhere:2")
 
@@ -161,39 +115,6 @@ def test_a_member_may_move_to_another_address() -> None:
     assert (after.owners, after.placement_versions) == (before.owners, before.placement_versions)
     with pytest.raises(InvalidArgument):
         with_address(before, A, before.member(B).address)
-
-
-def test_only_one_node_joins_at_a_time() -> None:
-    """A second one is refused with a reason and may try again."""
-    with pytest.raises(JoinRefused, match="try again"):
-        begin_transfer(joining(), member(C), [(B, C)] * 4)
-
-
-def test_members_removed_nodes_and_taken_addresses_are_not_admitted() -> None:
-    """Each of them would make two nodes one, or one node two."""
-    topology = replace(one_node(), removed=(A,))
-
-    with pytest.raises(JoinRefused, match="member already"):
-        begin_transfer(topology, Member(B, "elsewhere:1"), [(B,)] * 4)
-    with pytest.raises(JoinRefused, match="removed"):
-        begin_transfer(topology, member(A), [(B, A)] * 4)
-    with pytest.raises(JoinRefused, match="address"):
-        begin_transfer(topology, Member(C, topology.members[0].address), [(B, C)] * 4)
-
-
-@pytest.mark.parametrize("owners", [[(B, A)] * 3, [(B, C)] * 4, [()] * 4, [(B, B)] * 4])
-def test_impossible_owners_are_refused_at_the_beginning(owners: list[tuple[NodeId, ...]]) -> None:
-    """Too few partitions, an unknown node, nobody, somebody twice."""
-    with pytest.raises(InvalidArgument):
-        begin_transfer(one_node(), member(A), owners)
-
-
-def test_without_a_transfer_there_is_nothing_to_finish_or_cancel() -> None:
-    """Finishing twice is a mistake the caller hears about."""
-    with pytest.raises(InvalidArgument):
-        finish_transfer(one_node())
-    with pytest.raises(InvalidArgument):
-        cancel_transfer(one_node())
 
 
 @pytest.mark.parametrize(
@@ -226,8 +147,10 @@ def test_without_a_transfer_there_is_nothing_to_finish_or_cancel() -> None:
         {"removed": (C, A)},
         {"removed": (B,)},
         {"removed": (b"short",)},
-        {"transfer": Transfer(B, ((B,),) * 4)},
-        {"transfer": Transfer(A, ((B,),) * 4)},
+        {"move": Move(B, MovePhase.COPYING, 1, ((B,),) * 4)},
+        {"move": Move(A, MovePhase.COPYING, 1, ((B,),) * 4)},
+        {"move": Move(B, MovePhase.SETTLING, 1, ((B,),) * 4)},
+        {"move": Move(A, MovePhase.SETTLING, 2, ((B,),) * 4)},
     ],
 )
 def test_documents_that_break_an_invariant_cannot_exist(wrong: dict[str, Any]) -> None:

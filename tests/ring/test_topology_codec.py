@@ -14,7 +14,8 @@ from cluster.plan import plan
 from kvstore.errors import DecodeError, InvalidArgument
 from kvstore.ids import ClusterId, NodeId, ObjectType
 from kvstore.limits import TOPOLOGY_SIZE_BYTES_MAX
-from kvstore.ring import BucketProperties, Member, Topology, begin_transfer, found, with_bucket
+from kvstore.ring import BucketProperties, Member, Topology, begin_move, flip_move, found, with_bucket
+from kvstore.ring.move import places_for
 from kvstore.ring.topology import N_MAX
 from kvstore.ring.topology_codec import FORMAT_VERSION, decode, encode
 
@@ -49,7 +50,10 @@ def topologies(draw: st.DrawFn) -> Topology:
         topology = replace(topology, removed=(members[-2].node_id,))
     if draw(st.booleans()):
         joined = plan(members=[*settled, members[-1]], current_owners=owners, partition_bits=bits, n=n).owners
-        topology = begin_transfer(topology, members[-1], joined)
+        replaces = settled[0].node_id if len(settled) > 1 and draw(st.booleans()) else None
+        topology = begin_move(topology, members[-1], places_for(members[-1].node_id, owners, joined), replaces=replaces)
+        if draw(st.booleans()) and replaces is None:
+            topology = flip_move(topology)
     return topology
 
 
@@ -57,7 +61,7 @@ def sample() -> Topology:
     """One node, two partitions, one bucket more; small enough to mutate every byte of it."""
     founded = found(ClusterId(b"c" * 16), "t", Member(NodeId(b"n" * 8), "h:1", "z", 2), partition_bits=1)
     bucketed = with_bucket(founded, BucketProperties("b", ObjectType.LWW, r=1, ttl_ms=9))
-    return begin_transfer(bucketed, Member(NodeId(b"o" * 8), "i:1"), [(NodeId(b"o" * 8), NodeId(b"n" * 8))] * 2)
+    return begin_move(bucketed, Member(NodeId(b"o" * 8), "i:1"), [(NodeId(b"o" * 8), NodeId(b"n" * 8))] * 2)
 
 
 def decoded_or_refused(document: bytes) -> Topology | None:
@@ -178,11 +182,11 @@ def test_oversized_documents_are_refused_unread_and_never_made() -> None:
 
 
 def test_the_largest_supported_cluster_fits() -> None:
-    """1,000 members and 65,536 partitions with N = 3, in the middle of a transfer."""
+    """1,000 members and 65,536 partitions with N = 3, in the middle of a move."""
     ids = [NodeId(index.to_bytes(8, "big")) for index in range(1000)]
     members = tuple(Member(node, f"{index:0>60}.example.com:7000", "zone") for index, node in enumerate(ids))
     owners = tuple((ids[at % 997], ids[at % 997 + 1], ids[at % 997 + 2]) for at in range(1 << 16))
     founded = Topology(ClusterId(bytes(16)), "t", 1, 16, 3, ids[0], members[:-1], owners, (1 << 20,) * (1 << 16))
-    topology = begin_transfer(founded, members[-1], owners)
+    topology = begin_move(founded, members[-1], owners)
 
     assert decode(encode(topology)) == topology

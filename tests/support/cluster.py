@@ -154,8 +154,11 @@ class Cluster:
         """Found a cluster on the first host, and let the others join it one after the other."""
         for host in self.hosts:
             await self.start(host)
+        await self.until(lambda: all(h.node.placement.is_settled for h in self.hosts if h.node is not None))
 
-    async def start(self, host: Host, *, join: tuple[str, ...] | None = None, listen: str | None = None) -> Node:
+    async def start(
+        self, host: Host, *, join: tuple[str, ...] | None = None, listen: str | None = None, replaced: str = ""
+    ) -> Node:
         """Start the node of a host on the disk it has. By default a new one joins the first host's cluster."""
         assert host.node is None, f"{host.name} is running"
         host.starts += 1
@@ -169,7 +172,7 @@ class Cluster:
         )  # fmt: skip
         options = NodeOptions(
             listen=listen or host.address, join=join, partition_bits=self.options.partition_bits, n=self._n,
-            join_timeout_s=self.join_timeout_s,
+            join_timeout_s=self.join_timeout_s, replaced=replaced,
         )  # fmt: skip
         host.engine, host.node = engine, Node(env, options)
         host.node.fatal.add_done_callback(lambda fatal: self._node_died(host, fatal))

@@ -1,0 +1,71 @@
+"""The giving side of a move: pages of a partition, for the joiner only, under the placement that makes it a guest or an owner.
+
+A write planned with an older placement is refused here from the moment that placement is adopted, so a scan that begins
+afterwards sees everything that was acknowledged under it (`correctness` 14, 15).
+"""
+
+from __future__ import annotations
+
+from cluster.placement import Placement
+from cluster.replica import Replica
+from kvstore.errors import Corruption, InvalidArgument, NotReady, StalePlacement, WrongOwner
+from kvstore.ids import NodeId, PartitionId, StorageKey
+from kvstore.limits import SCAN_BYTES_MAX, SCAN_RECORDS_MAX
+from kvstore.pages import decode_scan, digest_of, encode_page
+from kvstore.ring.token import partition_range
+from kvstore.storage.engine import Engine, Family
+from kvstore.storage.record import check_record
+
+__all__ = ["Source"]
+
+BEHIND_RETRY_S = 0.1
+
+
+class Source:
+    """Answers SCAN."""
+
+    def __init__(self, *, engine: Engine, replica: Replica, placement: Placement) -> None:
+        self._engine, self._replica, self._placement = engine, replica, placement
+
+    def page(self, sender: NodeId, body: bytes) -> bytes:
+        """Return one page. Raises StalePlacement, NotReady (we are behind), WrongOwner, or Corruption: a heal was asked for."""
+        partition, version, after, is_digest = decode_scan(body)
+        self._check(sender, partition, version)
+        self._replica.store.commit_staged()
+        lower, upper = partition_range(PartitionId(partition), self._bits())
+        items: list[tuple[bytes, bytes]] = []
+        size_bytes, is_last = 0, True
+        for key, record in self._engine.scan(Family.DATA, after + b"\0" if after else lower, upper):
+            if len(items) >= SCAN_RECORDS_MAX or size_bytes >= SCAN_BYTES_MAX:
+                is_last = False
+                break
+            self._check_readable(StorageKey(key), record)
+            items.append((key, digest_of(record) if is_digest else record))
+            size_bytes += len(key) + len(items[-1][1])
+        return encode_page((items, is_last))
+
+    def _check(self, sender: NodeId, partition: int, version: int) -> None:
+        topology = self._placement.topology
+        if topology is None or topology.move is None or topology.move.joiner != sender:
+            raise NotReady("this node does not know of your move", retry_after_s=BEHIND_RETRY_S)
+        if not 0 <= partition < topology.partitions_count:
+            raise InvalidArgument("there is no such partition", partition=partition)
+        slot = self._placement.slots()[partition]
+        if version < slot.version:
+            raise StalePlacement(
+                "planned with an older placement", topology_epoch=topology.epoch, placement_version=slot.version
+            )
+        if version > slot.version:
+            raise NotReady("the node is behind with the topology", retry_after_s=BEHIND_RETRY_S)
+        if not slot.is_holder:
+            raise WrongOwner("the node does not hold the partition", topology_epoch=topology.epoch)
+
+    def _check_readable(self, key: StorageKey, record: bytes) -> None:
+        if not check_record(key, record):
+            self._replica.read(key)  # raises, and asks for a heal; unless it was healed since the scan began
+            raise Corruption("a record to be copied is unreadable", key=key.hex())
+
+    def _bits(self) -> int:
+        topology = self._placement.topology
+        assert topology is not None, "it was checked before"
+        return topology.partition_bits
