@@ -41,6 +41,8 @@ RESTART_PAUSE_S = 1.0
 BRING_BACK_S = 1.0
 CLONE_WAIT_S = 20.0
 """A second node with one identity must have been refused by then, while the first one runs and its peers hear it."""
+HEARD_S = 7
+"""Longer than a link takes to find that its peer is gone: `dead_beats` heartbeats."""
 JOINS_MAX = 3
 
 
@@ -179,12 +181,15 @@ class Nemesis:
             world.problems.append(f"clone: {original.name} ended because of a copy of itself")
 
     async def _is_heard(self, original: Host) -> bool:
-        """Wait until every other node has a connection to this one."""
+        """Wait until every other node has had a connection to this one for HEARD_S: a dead one may look alive until then."""
         assert original.node is not None
+        heard_s = 0
         for _ in range(round(CLONE_WAIT_S)):
             nodes = [host.node for host in self._world.running() if host.node is not None and host is not original]
             links = [node.peers.link(original.node.node_id) for node in nodes]
-            if links and all(link is not None and link.is_up for link in links):
+            is_heard = bool(links) and all(link is not None and link.is_up for link in links)
+            heard_s = heard_s + 1 if is_heard else 0
+            if heard_s > HEARD_S:
                 return True
             await asyncio.sleep(1)
         return False
