@@ -121,7 +121,7 @@ class _Run:
             world.trace.record("swarm", line)
         await world.form()
         recorders = [open_recorder(world, self.history, self.board, name, workload) for name in self.names]
-        if world.swarm.late_joins:
+        if world.grows_before_faults:
             await self._grow(recorders)
         await self._load(recorders, self.options.duration_s)
         for _ in range(MORE_MAX):

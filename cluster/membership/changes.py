@@ -1,7 +1,7 @@
 """Changes of the topology, made by the founding node only and one at a time.
 
     join     every member reachable ─► COPYING ─► joiner: COPIED ─► all have adopted ─► SETTLING
-               │                         └─ the joiner is silent for join_timeout_s ─► cancelled
+               │                         └─ the joiner, or a member, is silent for join_timeout_s ─► cancelled
                └─ replaces a dead member: every other one reachable
              joiner: FENCED ─► all have adopted ─ SETTLED ─► no move
     bucket   one more document
@@ -145,12 +145,15 @@ class Changes:
                 raise InvalidArgument("unknown step of a move", step=step)
 
     async def watch(self) -> None:
-        """For ever, on the founder: give up a joiner that copies no more."""
+        """For ever, on the founder: give a move up while it is COPYING and somebody whom it needs has been silent for too long.
+
+        Else a member that died for good then could not even be replaced: there is one move at a time.
+        """
         silent_since: float | None = None
         while True:
             await asyncio.sleep(WATCH_S)
             move = self._maybe_copying()
-            if move is None or self._is_up(move.joiner):
+            if move is None or self._are_up(move):
                 silent_since = None
             elif silent_since is None:
                 silent_since = self._loop.time()
@@ -158,20 +161,21 @@ class Changes:
                 await self._cancel(move)
                 silent_since = None
 
+    def _are_up(self, move: Move) -> bool:
+        others = [m.node_id for m in self.topology().members if m.node_id not in (self._node_id, move.replaces)]
+        links = [self._peers.link(node_id) for node_id in others]
+        return all(link is not None and link.is_up for link in links)
+
     def _maybe_copying(self) -> Move | None:
         move = self._placement.topology.move if self._placement.topology is not None else None
         return move if move is not None and move.phase is MovePhase.COPYING else None
-
-    def _is_up(self, node_id: NodeId) -> bool:
-        link = self._peers.link(node_id)
-        return link is not None and link.is_up
 
     async def _cancel(self, given_up: Move) -> None:
         async with self._one_at_a_time:
             move = self._maybe_copying()
             if move is not None and move.began == given_up.began:
                 self._chaos.hit(Probe.MOVE_CANCELLED)
-                log.warning("the joining node %s has been silent for %.0f s: its join is cancelled", move.joiner.hex(),
+                log.warning("the join of node %s is cancelled: it, or a member, has been silent for %.0f s", move.joiner.hex(),
                             self._join_timeout_s)  # fmt: skip
                 await self._make(cancel_move(self.topology()))
 

@@ -111,8 +111,10 @@ class DiskNemesis:
 
     def __init__(
         self, disks: Mapping[str, SimDisk], *, swarm: DiskSwarm, rng: random.Random, atlas: FaultAtlas, log: FaultLog,
+        may_cost_a_node: Callable[[], bool] = lambda: True,
     ) -> None:  # fmt: skip
         self._disks, self._swarm, self._rng, self._atlas, self._log = disks, swarm, rng, atlas, log
+        self._nodes_may_go = may_cost_a_node
         self._do: dict[DiskFault, Callable[[SimDisk], bool]] = {
             DiskFault.SLOW: self._slow, DiskFault.SYNC_STALL: self._stall_syncs, DiskFault.WRITE_STALL: self._stall_writes,
             DiskFault.LOW_SPACE: self._low_space, DiskFault.NO_SPACE: self._no_space, DiskFault.READ_ERROR: self._read_error,
@@ -317,8 +319,10 @@ class DiskNemesis:
     def _may_cost_a_node(self, kind: DiskFault, disk: SimDisk) -> bool:
         """Of three replicas one may be lost for good: with two gone, what was never written anywhere has no quorum either."""
         others = [other for other in self._disks.values() if other is not disk]
-        return not any(other.is_doomed for other in others) and self._is_allowed(
-            kind, disk, list(disk.durable_records())
+        return (
+            self._nodes_may_go()
+            and not any(other.is_doomed for other in others)
+            and self._is_allowed(kind, disk, list(disk.durable_records()))
         )
 
     def _noted(self, kind: DiskFault, disk: SimDisk, *details: int | str | bytes) -> bool:

@@ -23,7 +23,8 @@ from jepsen_lite.sim.disk_faults import DiskFault, DiskNemesis
 from jepsen_lite.sim.fault_log import FaultLog
 from jepsen_lite.sim.net_wire import COUNTERS
 from jepsen_lite.sim.processes import Process
-from jepsen_lite.sim.world import PORT, Host, World
+from jepsen_lite.sim.world import Host, World
+from kvstore.storage.identity import META_NODE_ID
 
 __all__ = ["Nemesis", "ProcessFault", "fault_names"]
 
@@ -43,7 +44,7 @@ CLONE_WAIT_S = 20.0
 """A second node with one identity must have been refused by then, while the first one runs and its peers hear it."""
 HEARD_S = 7
 """Longer than a link takes to find that its peer is gone: `dead_beats` heartbeats."""
-JOINS_MAX = 3
+START_S_MAX = 60.0
 
 
 class ProcessFault(StrEnum):
@@ -63,6 +64,7 @@ class ProcessFault(StrEnum):
     GONE = "gone_for_good"
     CLONE = "clone_refused"
     MOVED = "restart_elsewhere"
+    REPLACED = "replaced"
 
 
 def fault_names() -> list[str]:
@@ -84,7 +86,12 @@ class Nemesis:
         self.clocks = FaultLog(ClockFault, record)
         disks = {host.name: host.disk for host in world.hosts}
         self._disk_nemesis = DiskNemesis(
-            disks, swarm=world.swarm.disk, rng=world.rng("disk nemesis"), atlas=world.atlas, log=self.disks
+            disks,
+            swarm=world.swarm.disk,
+            rng=world.rng("disk nemesis"),
+            atlas=world.atlas,
+            log=self.disks,
+            may_cost_a_node=world.is_settled,
         )
         self._restarts: dict[str, asyncio.Task[None]] = {}
         self._stops: list[asyncio.Task[None]] = []
@@ -129,6 +136,8 @@ class Nemesis:
             tasks.append(world.loop.create_task(self._repeat(pause_s, strike, ends_at)))
         tasks.append(world.loop.create_task(self._hurt_disks(ends_at)))
         tasks.append(world.loop.create_task(self._bring_back(ends_at)))
+        for host in self._latecomers_due():
+            self._restarts[host.name] = world.loop.create_task(self._restart(host, self._rng.uniform(0, duration_s)))
         await asyncio.sleep(max(0.0, ends_at - world.loop.time()))
         for task in tasks:
             task.cancel()
@@ -155,6 +164,8 @@ class Nemesis:
         for host in world.hosts:
             if not host.is_up and not host.is_gone:
                 await self._restart(host, 0.0)
+        if not any(host.is_gone for host in world.hosts):
+            await world.wait_settled()
         if self._swarm.clone_pause_s != float("inf"):
             await self._try_clone()
 
@@ -325,8 +336,13 @@ class Nemesis:
         while self._world.loop.time() < ends_at:
             await asyncio.sleep(BRING_BACK_S)
             for host in self._world.hosts:
-                if not host.is_up:
+                if not host.is_up and host.starts:
                     self._restart_later(host, rng)
+
+    def _latecomers_due(self) -> list[Host]:
+        if not self._world.swarm.is_late_under_faults:
+            return []
+        return [host for host in self._world.latecomers if not host.starts and host.name not in self._restarts]
 
     def _restart_later(self, host: Host, rng: random.Random) -> None:
         if host.is_gone or self._is_over:
@@ -340,35 +356,63 @@ class Nemesis:
         await asyncio.sleep(delay_s)
         self._change_disk(host)
         self._change_address(host)
-        # Without --replace the dead member stays an owner, and a cluster with a dead member takes nobody in.
-        for _ in range(RESTARTS_MAX if host.port == PORT else JOINS_MAX):
+        for _ in range(RESTARTS_MAX):
             if host.is_up:
                 return
             self.processes.note(ProcessFault.RESTART, host.name)
-            if await self._world.start(host):
+            if await self._start(host):
                 self._remember(host)
                 return
             if host.refusal in ("stale_identity", "suspect_store") or (self._is_over and host.disk.is_doomed):
-                host.is_gone = True
                 host.disk.is_retired = True
-                self.processes.note(ProcessFault.GONE, host.name, host.refusal)
-                return
+                if not self._take_own_place(host):
+                    self._give_up(host)
+                    return
+            if host.is_new and self._world.hosts[0].is_gone:
+                break
             await asyncio.sleep(RESTART_PAUSE_S)
-        if host.port != PORT and not host.is_up:
-            host.is_gone = True
-            self.processes.note(ProcessFault.GONE, host.name, host.refusal)
+        if host.is_new and not host.is_up:
+            self._give_up(host)
+
+    async def _start(self, host: Host) -> bool:
+        """Start a host; one that is not done in START_S_MAX (the founder may be gone, and a joiner waits for it) is killed."""
+        starting: asyncio.Task[bool] = self._world.loop.create_task(self._world.start(host))
+        await asyncio.wait([starting], timeout=START_S_MAX)
+        if not starting.done() and host.is_up:
+            self._world.kill(host, is_power_loss=False)
+        return await starting
+
+    def _give_up(self, host: Host) -> None:
+        host.is_gone = True
+        self.processes.note(ProcessFault.GONE, host.name, host.refusal)
+
+    def _take_own_place(self, host: Host) -> bool:
+        """Give a machine whose disk may not be used an empty one, to take the place of the node that it was."""
+        lost = host.disk.meta(META_NODE_ID)
+        if lost is None or host is self._world.hosts[0] or self._rng.random() >= self._swarm.replaced_share:
+            return False
+        self.processes.note(ProcessFault.REPLACED, host.name, lost)
+        host.disk.wipe()
+        self._begin_anew(host, lost)
+        return True
+
+    def _begin_anew(self, host: Host, lost: bytes | None) -> None:
+        host.port += 1
+        host.is_new = True
+        if lost is not None and self._swarm.replaced_share:
+            host.replaces = lost.hex()
 
     def _change_disk(self, host: Host) -> None:
         """Once in a while the machine comes back without its disk, or with an old copy of it."""
         rng, swarm = self._rng, self._swarm
         draw = rng.random()
-        if self._is_over or any(other.is_gone or other.port != host.port for other in self._world.hosts):
+        if self._is_over or not host.starts or any(h.is_gone or h.port != host.port for h in self._world.hosts):
             return
         if draw < swarm.lost_disk_share and host is not self._world.hosts[0]:
+            lost = host.disk.meta(META_NODE_ID)
             if self._disk_nemesis.lose_disk(host.disk):
                 self.processes.note(ProcessFault.LOST_DISK, host.name)
-                host.port += 1
-                host.is_new = True
+                self._begin_anew(host, lost)
         elif draw < swarm.lost_disk_share + swarm.old_disk_share and host.name in self._snapshots:
             snapshot = self._snapshots[host.name]
             if self._disk_nemesis.restore_old(host.disk, snapshot, is_block_level=rng.random() < 0.5):

@@ -57,6 +57,8 @@ class ProcessSwarm:
     """Of restarts: how many find an old copy of the disk."""
     moved_share: float = 0.0
     """Of one machine's restarts: how many are under another address."""
+    replaced_share: float = 0.0
+    """Of machines that lost their disk or may not use it: how many come back empty and take their own old place."""
 
     @classmethod
     def calm(cls) -> ProcessSwarm:
@@ -76,7 +78,7 @@ class ProcessSwarm:
             starve_pause_s=rng.choice([never, never, 5.0]), starve_factor=rng.choice([5.0, 50.0]),
             clone_pause_s=rng.choice([never, never, 20.0]),
             lost_disk_share=rng.choice([0.0, 0.0, 0.2]), old_disk_share=rng.choice([0.0, 0.0, 0.1]),
-            moved_share=rng.choice([0.0, 0.0, 0.5]),
+            moved_share=rng.choice([0.0, 0.0, 0.5]), replaced_share=rng.choice([0.0, 1.0]),
         )  # fmt: skip
 
     def line(self) -> str:
@@ -98,7 +100,9 @@ class Swarm:
     buggify_share: float = 0.0
     """Share of the product's buggify points that are active."""
     late_joins: int = 0
-    """How many of the nodes join while clients work already, before the faults begin."""
+    """How many of the nodes join while clients work already."""
+    is_late_under_faults: bool = False
+    """Whether they join at any time of the faults, and not before these begin."""
     is_disk_lying: bool = False
     """A mutant: syncs do nothing. Do the judges notice?"""
     network: NetworkSwarm = field(default_factory=NetworkSwarm.calm)
@@ -111,8 +115,10 @@ class Swarm:
         """Draw everything from a seed. A tenth of the seeds has a calm network, disk or clock each."""
         rng = derived_rng(seed, "swarm")
         nodes = rng.choice([3, 3, 4, 5])
+        latecomers = derived_rng(seed, "latecomers")
         return cls(
-            nodes=nodes, late_joins=derived_rng(seed, "latecomers").randint(0, nodes - 3), partition_bits=rng.choice([3, 4]),
+            nodes=nodes, late_joins=latecomers.randint(0, nodes - 3), is_late_under_faults=latecomers.random() < 0.5,
+            partition_bits=rng.choice([3, 4]),
             cache_bytes=rng.choice([0, 20_000, 1 << 20]), syncs_s_max=rng.choice([0.002, 0.005, 0.02, 0.06]),
             clock_skew_s_max=rng.choice([0.001, 0.05, 0.5]), buggify_share=rng.choice([0.0, BUGGIFY_SHARE_ACTIVE]),
             network=_or_calm(NetworkSwarm, derived_rng(seed, "network swarm")),
@@ -123,8 +129,9 @@ class Swarm:
 
     def lines(self) -> tuple[str, ...]:
         """Return everything, a line for each part."""
+        late = f"{self.late_joins}{'!' * self.is_late_under_faults}"
         cluster = (
-            f"cluster nodes={self.nodes} late={self.late_joins} n={self.n} partitions={1 << self.partition_bits} "
+            f"cluster nodes={self.nodes} late={late} n={self.n} partitions={1 << self.partition_bits} "
             f"cache={self.cache_bytes} sync<={self.syncs_s_max:g}s skew<={self.clock_skew_s_max:g}s "
             f"buggify={self.buggify_share:g}"
         )

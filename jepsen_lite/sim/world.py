@@ -57,7 +57,8 @@ LATE_S_MAX = 2.0
 JOIN_DIES_SHARE, JOIN_DIES_S_MAX = 0.5, 0.4
 """Of joins: how many end with a kill of the joiner, and how long after its start."""
 JOIN_ATTEMPTS_MAX, JOIN_PAUSE_S = 20, 1.0
-SETTLE_S_MAX, SETTLE_POLL_S = 30.0, 0.01
+JOIN_TIMEOUT_S = 10.0
+SETTLE_S_MAX, SETTLE_POLL_S = 60.0, 0.02
 """Until the last one that joined has what it needs, and those that gave have dropped it."""
 
 
@@ -68,6 +69,8 @@ class Host:
         self.name, self.clock, self.disk = name, clock, disk
         self.port = PORT
         """Grows when the disk was lost: who starts then is another node."""
+        self.replaces = ""
+        """The id of the node it was, whose place it takes with an empty disk."""
         self.moves = 0
         """How often it came back under another address."""
         self.engine: WitnessedEngine | None = None
@@ -134,13 +137,23 @@ class World:
         """Found a cluster on the first host and let the others join it one after the other, except for latecomers."""
         for host in self.hosts[: len(self.hosts) - self.swarm.late_joins]:
             await self.start(host)
-        if not self.swarm.late_joins:
+        if not self.grows_before_faults:
             await self._let_loose()
+
+    @property
+    def latecomers(self) -> list[Host]:
+        """The hosts that join once clients work."""
+        return self.hosts[len(self.hosts) - self.swarm.late_joins :]
+
+    @property
+    def grows_before_faults(self) -> bool:
+        """Whether latecomers join before the faults begin."""
+        return self.swarm.late_joins > 0 and not self.swarm.is_late_under_faults
 
     async def grow(self) -> None:
         """Let the latecomers join while clients work; at times one dies while it joins, and tries again."""
         rng = self.rng("growth")
-        for host in self.hosts[len(self.hosts) - self.swarm.late_joins :]:
+        for host in self.latecomers:
             await asyncio.sleep(rng.uniform(0, LATE_S_MAX))
             if rng.random() < JOIN_DIES_SHARE:
                 joining = self.loop.create_task(self.start(host))
@@ -158,12 +171,7 @@ class World:
 
     async def _let_loose(self) -> None:
         """The cluster is complete: from now on network and buggify are themselves."""
-        for _ in range(round(SETTLE_S_MAX / SETTLE_POLL_S)):
-            if all(host.node is not None and host.node.placement.is_settled for host in self.running()):
-                break
-            await asyncio.sleep(SETTLE_POLL_S)
-        else:
-            self.problems.append("the moves of partitions did not end")
+        await self.wait_settled()
         self.is_formed = True
         self.buggify.wake()
         self.network.swarm = self.swarm.network
@@ -173,6 +181,19 @@ class World:
             self.network.change(source, target, self.swarm.network.conditions(rng))
         for host in self.running():
             self._set_lying(host)
+
+    async def wait_settled(self) -> None:
+        """Wait for moves under way to end; that they do not is a problem."""
+        for _ in range(round(SETTLE_S_MAX / SETTLE_POLL_S)):
+            if self.is_settled():
+                return
+            await asyncio.sleep(SETTLE_POLL_S)
+        self.problems.append("the moves of partitions did not end")
+
+    def is_settled(self) -> bool:
+        """Whether some node runs, and none knows of a move."""
+        nodes = [host.node for host in self.running() if host.node is not None and host.node.identity is not None]
+        return bool(nodes) and all(node.placement.is_settled for node in nodes)
 
     async def start(self, host: Host) -> bool:
         """Start the node of a host on the disk it has. False: it died meanwhile, or will not start (`refusal` says why)."""
@@ -198,7 +219,7 @@ class World:
             if host.process is process:
                 self.loop.kill(process)
             return self._refused(host, error)
-        host.is_new = False
+        host.is_new, host.replaces = False, ""
         self._set_lying(host)
         self.trace.record("ready", host.name)
         return True
@@ -224,8 +245,8 @@ class World:
         founder = self.hosts[0]
         join = (founder.address,) if host.is_new and host is not founder else ()
         return NodeOptions(
-            listen=host.address, join=join, partition_bits=self.swarm.partition_bits, n=self.swarm.n,
-            record_cache_bytes=self.swarm.cache_bytes,
+            listen=host.address, join=join, replaced=host.replaces, partition_bits=self.swarm.partition_bits, n=self.swarm.n,
+            record_cache_bytes=self.swarm.cache_bytes, join_timeout_s=JOIN_TIMEOUT_S,
         )  # fmt: skip
 
     def kill(self, host: Host, *, is_power_loss: bool, is_silent: bool = False) -> None:
@@ -335,7 +356,7 @@ class World:
 
     def _can_heal(self, key: bytes, owners: list[Host]) -> bool:
         """Whether reads can replace an unreadable copy: every other owner must answer, and one must hold something."""
-        is_whole = not any(host.is_gone or host.port != PORT for host in self.hosts)
+        is_whole = not any(host.is_gone or host.replaces for host in self.hosts)
         return is_whole and any(host.disk.peek(key) and _is_readable(host, key) for host in owners)
 
     def states(self, key: bytes) -> dict[str, bytes]:
