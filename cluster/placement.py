@@ -20,8 +20,9 @@ __all__ = ["Peers", "Placement", "Slot"]
 class Slot(NamedTuple):
     """One partition as this node sees it. `peers` are the links to the other owners in preference order; `readers` are orders
     in which a read may ask, None for this node: see Coordinator.next_frame. `is_holder`: an owner, or a guest (ring/move.py),
-    which takes writes. `guests` are the links to the guests, `guests_count` how many there are: each makes a write need one
-    acknowledgement more."""
+    which takes writes. `guests` are the links to the guests where somebody leaves, `guests_count` how many there are: each
+    makes a write need one acknowledgement more. Where nobody leaves they are `onlookers`, whose acknowledgements count for
+    nothing."""
 
     partition: PartitionId
     version: int
@@ -33,10 +34,11 @@ class Slot(NamedTuple):
     is_holder: bool = True
     guests: tuple[Link, ...] = ()
     guests_count: int = 0
+    onlookers: tuple[Link, ...] = ()
 
     @property
     def writers(self) -> tuple[Link, ...]:
-        """The links to everybody else who takes writes."""
+        """The links to everybody else whose acknowledgement counts."""
         return self.peers + self.guests if self.guests else self.peers
 
     def reachable(self) -> int:
@@ -137,12 +139,16 @@ class Placement:
 
     def _slot(self, topology: Topology, partition: PartitionId) -> Slot:
         owners, guests = topology.owners_of(partition), topology.guests_of(partition)
-        peers = self._links_to(owners)
+        peers, guest_links, is_counted = (
+            self._links_to(owners),
+            self._links_to(guests),
+            topology.counts_guests(partition),
+        )
         return Slot(
             partition, topology.placement_versions[partition], self._node_id in owners,
             self._chaos.pick(Point.PEERS_SHUFFLED, peers, peers[::-1]), _rotations(self._links_to(sorted(owners))),
             topology.n, min(topology.n, len(owners)), self._node_id in owners or self._node_id in guests,
-            self._links_to(guests), len(guests),
+            guest_links if is_counted else (), len(guests) if is_counted else 0, () if is_counted else guest_links,
         )  # fmt: skip
 
     def _links_to(self, owners: Sequence[NodeId]) -> tuple[Link, ...]:

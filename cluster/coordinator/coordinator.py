@@ -188,13 +188,14 @@ class Coordinator:
             self._chaos.hit(Probe.PUT_TOO_LARGE_FOR_A_GROUP)
 
     def _put_group(self, frame: Frame, slot: Slot, counts: WriteCounts, deadline: float) -> PutGroup:
-        which = (slot.readers[0], slot.guests, counts, int(deadline * DEADLINES_PER_S))
+        which = (slot.readers[0], slot.guests, slot.onlookers, counts, int(deadline * DEADLINES_PER_S))
         group = frame.puts.get(which)
         if group is None or not group.is_open:
             if group is not None:
                 self._chaos.hit(Probe.PUT_GROUP_SPLIT)
             group = frame.puts[which] = PutGroup(
-                store=self._store, links=slot.writers, counts=counts, n=slot.n, deadline=deadline, reply=frame.reply,
+                store=self._store, links=slot.writers, onlookers=slot.onlookers, counts=counts, n=slot.n,
+                deadline=deadline, reply=frame.reply,
                 finished=partial(self._put_finished, frame.now), operations_max=self._group_operations_max,
                 chaos=self._chaos,
             )  # fmt: skip

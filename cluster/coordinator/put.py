@@ -9,6 +9,7 @@ acknowledgements only finish the bookkeeping.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 
 from cluster.coordinator.mutation import Mutation
@@ -27,8 +28,9 @@ from kvstore.errors import (
 )
 from kvstore.ids import StorageKey
 from kvstore.messages import Status, Verb, encode_body
+from kvstore.transport.link import Link
 
-__all__ = ["PutOperation", "answers_early", "put_reply", "shortfall"]
+__all__ = ["PutOperation", "answers_early", "put_reply", "shortfall", "tell_onlooker"]
 
 
 _OK, _REPLICATE, _REPLICATE_EARLY = int(Status.OK), int(Verb.REPLICATE), int(Verb.REPLICATE_EARLY)
@@ -52,6 +54,16 @@ def shortfall(core: WriteCore, *, is_timed_out: bool) -> KVStoreError:
     kind = Timeout if is_timed_out else WriteQuorumUnsatisfied
     message = "the write was applied but not acknowledged by enough replicas"
     return kind(message, acked=core.applied, durable=core.durable, needed=max(core.w, core.dw, core.pw))
+
+
+def tell_onlooker(link: Link, verb: int, version: int, deadline: float, key: bytes, body: bytes) -> None:
+    """Send a write to a joiner on whom nothing depends yet: what it misses its scan brings, or the next read repairs."""
+    with contextlib.suppress(UnavailableError):
+        link.ask(verb, version, deadline, key, body, _ignore)
+
+
+def _ignore(status: int, body: bytes) -> None:
+    """Nobody waits for an onlooker."""
 
 
 class PutOperation:
@@ -101,6 +113,8 @@ class PutOperation:
             except UnavailableError:
                 if self._core.add_failure():
                     self._settle()
+        for link in self._slot.onlookers:
+            tell_onlooker(link, verb, version, deadline, key, record)
 
     def _local_durable(self) -> None:
         if self._core.add_durable(primary=True, counted=self._early):

@@ -17,7 +17,7 @@ from functools import partial
 
 from cluster.coordinator.mutation import Mutation
 from cluster.coordinator.planning import WriteCounts
-from cluster.coordinator.put import put_reply, shortfall
+from cluster.coordinator.put import put_reply, shortfall, tell_onlooker
 from cluster.coordinator.write_core import Outcome, WriteCore
 from cluster.requests import ReplyTo
 from cluster.store import Store
@@ -48,14 +48,16 @@ class PutGroup:
     """`finished(count, problem)` is called just after `count` replies, until all of the group were answered."""
 
     __slots__ = ("_chaos", "_core", "_cores", "_deadline", "_finished", "_ids", "_is_timed_out", "_links", "_mutations", "_n",
+    "_onlookers",
                  "_operations_max", "_reply", "_store", "_writes", "is_open", "size_bytes")  # fmt: skip
 
     def __init__(
-        self, *, store: Store, links: tuple[Link, ...], counts: WriteCounts, n: int, deadline: float, reply: ReplyTo,
-        finished: Callable[[int, KVStoreError | None], None], operations_max: int = GROUP_OPERATIONS_MAX, chaos: Chaos = CALM,
+        self, *, store: Store, links: tuple[Link, ...], onlookers: tuple[Link, ...], counts: WriteCounts, n: int, deadline:
+        float, reply: ReplyTo, finished: Callable[[int, KVStoreError | None], None], operations_max: int = GROUP_OPERATIONS_MAX,
+        chaos: Chaos = CALM,
     ) -> None:  # fmt: skip
         self._store, self._links, self._n, self._deadline = store, links, n, deadline
-        self._operations_max, self._chaos = operations_max, chaos
+        self._operations_max, self._chaos, self._onlookers = operations_max, chaos, onlookers
         self._reply, self._finished = reply, finished
         w, dw, pw = counts
         self._core = WriteCore(asked=1 + len(links), w=w, dw=dw, pw=pw)
@@ -95,6 +97,8 @@ class PutGroup:
                 link.ask(_REPLICATE_GROUP, 0, self._deadline, b"", body, partial(self._on_reply, link))
             except UnavailableError:
                 self._all(WriteCore.add_failure)
+        for link in self._onlookers:
+            tell_onlooker(link, _REPLICATE_GROUP, 0, self._deadline, b"", body)
 
     def _local_durable(self) -> None:
         self._all(_add_durable)

@@ -6,11 +6,11 @@
     SETTLING       J B C                       A   leaving                    NORMAL: serves; copies what A took meanwhile
     after          J B C                       -                              A deletes its copy
 
-Writes need one acknowledgement more for each guest, so what one document acknowledges has a quorum among the owners of the next
-one and of the one before. Each document is used only after *every* living member has durably adopted the one before it, and a
-replica refuses requests of another placement version: so nobody reads by a document while somebody writes by one two steps away
-(`correctness` 14). Without a giver (the cluster had fewer than N members) the joiner copies what every owner holds; with a dead
-one (`replaces`), what every other owner holds (15).
+Where somebody leaves, writes need one acknowledgement more for each guest, so what one document acknowledges has a quorum among
+the owners of the next one and of the one before. Each document is used only after *every* living member has durably adopted the
+one before it, and a replica refuses requests of another placement version: so nobody reads by a document while somebody writes
+by one two steps away (`correctness` 14). Without a giver (the cluster had fewer than N members) the joiner copies what every
+owner holds; with a dead one (`replaces`), what every other owner holds (15).
 
 COPYING can be cancelled: every write has a quorum among the owners without the joiner. SETTLING goes on until it is done.
 """

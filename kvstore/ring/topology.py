@@ -109,6 +109,13 @@ class Topology:
         owners = self.owners[partition]
         return tuple(n for n in self.move.owners[partition] if n not in owners and n in self._members_by_id)
 
+    def counts_guests(self, partition: PartitionId) -> bool:
+        """Whether a write needs one acknowledgement more for each guest: somebody leaves (see ring/move.py)."""
+        move = self.move
+        if move is None or move.phase is MovePhase.SETTLING:
+            return move is not None
+        return any(node not in move.owners[partition] for node in self.owners[partition])
+
     def holders_of(self, partition: PartitionId) -> tuple[NodeId, ...]:
         """Return the owners of a partition, then its guests: all that take its writes."""
         return self.owners[partition] + self.guests_of(partition)

@@ -180,6 +180,27 @@ def test_what_is_not_safe_is_refused(called: str, why: str) -> None:
     in_cluster(main)
 
 
+@pytest.mark.parametrize("nodes", [1, 2])
+def test_a_small_cluster_is_not_held_up_by_a_joiner_that_died(nodes: int) -> None:
+    """Where nobody leaves nothing depends on the joiner: its death must not stop the writes of those who were there before."""
+
+    async def main(cluster: Cluster) -> None:
+        for index in range(nodes):
+            await cluster.start(cluster.hosts[index])
+        await fill(cluster)
+        task = asyncio.ensure_future(cluster.start(cluster.hosts[nodes]))
+        await cluster.until(lambda: cluster.node(0).placement.topology.move is not None)  # type: ignore[union-attr]
+        await cluster.kill(nodes)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        await cluster.client(0).put(NAMES[0], b"while it is dead")
+        await cluster.start(cluster.hosts[nodes], join=("n0:7400",))
+        await settled(cluster)
+        assert b"while it is dead" in await cluster.client(nodes).values(NAMES[0])
+
+    in_cluster(main, nodes=nodes + 1, is_started=False)
+
+
 def test_a_second_joiner_waits_for_the_first() -> None:
     """One move at a time."""
 

@@ -58,7 +58,7 @@ class Bench:
         self.replies: dict[int, tuple[int, bytes]] = {}
         self.finished: list[tuple[int, KVStoreError | None]] = []
         self.group = PutGroup(
-            store=self.store, links=self.links, counts=counts, n=3, deadline=9.0, reply=self._reply,  # type: ignore[arg-type]
+            store=self.store, onlookers=(), links=self.links, counts=counts, n=3, deadline=9.0, reply=self._reply,  # type: ignore[arg-type]
             finished=lambda count, problem: self.finished.append((count, problem)),
         )  # fmt: skip
         for number in range(3):

@@ -178,8 +178,9 @@ def subsets(nodes: tuple[NodeId, ...], count: int) -> Iterator[frozenset[NodeId]
 
 def written(topology: Topology) -> list[frozenset[NodeId]]:
     """Every smallest set of nodes whose acknowledgements make a strict write in this document."""
-    guests = topology.guests_of(P0)
-    return list(subsets(topology.holders_of(P0), topology.quorum(P0) + len(guests)))
+    if not topology.counts_guests(P0):
+        return list(subsets(topology.owners_of(P0), topology.quorum(P0)))
+    return list(subsets(topology.holders_of(P0), topology.quorum(P0) + len(topology.guests_of(P0))))
 
 
 def read(topology: Topology) -> list[frozenset[NodeId]]:
