@@ -48,13 +48,12 @@ class PutGroup:
     """`finished(count, problem)` is called just after `count` replies, until all of the group were answered."""
 
     __slots__ = ("_chaos", "_core", "_cores", "_deadline", "_finished", "_ids", "_is_timed_out", "_links", "_mutations", "_n",
-    "_onlookers",
-                 "_operations_max", "_reply", "_store", "_writes", "is_open", "size_bytes")  # fmt: skip
+                 "_onlookers", "_operations_max", "_reply", "_store", "_writes", "is_open", "size_bytes")  # fmt: skip
 
     def __init__(
-        self, *, store: Store, links: tuple[Link, ...], onlookers: tuple[Link, ...], counts: WriteCounts, n: int, deadline:
-        float, reply: ReplyTo, finished: Callable[[int, KVStoreError | None], None], operations_max: int = GROUP_OPERATIONS_MAX,
-        chaos: Chaos = CALM,
+        self, *, store: Store, links: tuple[Link, ...], onlookers: tuple[Link, ...], counts: WriteCounts, n: int,
+        deadline: float, reply: ReplyTo, finished: Callable[[int, KVStoreError | None], None],
+        operations_max: int = GROUP_OPERATIONS_MAX, chaos: Chaos = CALM,
     ) -> None:  # fmt: skip
         self._store, self._links, self._n, self._deadline = store, links, n, deadline
         self._operations_max, self._chaos, self._onlookers = operations_max, chaos, onlookers
