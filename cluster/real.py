@@ -17,6 +17,7 @@ import asyncio
 import gc
 import logging
 import os
+import resource
 import signal
 import sys
 from collections.abc import Callable
@@ -39,6 +40,7 @@ from kvstore.transport.grpc_unary import UnaryServices
 __all__ = ["run_node"]
 
 EXIT_FATAL = 1
+OPEN_FILES_WANTED = 65_536
 SECOND_SIGNAL_AFTER_S = 0.3
 GC_THRESHOLDS = (50_000, 20, 50)
 """Objects allocated before a young collection (CPython's default is 700). Requests die by reference count, so collections
@@ -60,6 +62,7 @@ def run_node(data: Path, options: NodeOptions, on_ready: OnReady, *, run_directo
 
 
 async def _run(data: Path, options: NodeOptions, on_ready: OnReady, run_directory: Path) -> int:
+    _allow_open_files()
     loop = asyncio.get_running_loop()
     stop: asyncio.Future[str] = loop.create_future()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -120,6 +123,14 @@ def _end_at_once(fatal: asyncio.Future[None]) -> None:
     structlog.get_logger("kvnode").critical("fatal: ending at once", error=str(error), kind=type(error).__name__)
     logging.shutdown()
     os._exit(error.exit_code if isinstance(error, KVStoreError) else EXIT_FATAL)
+
+
+def _allow_open_files() -> None:
+    """Raise the soft limit as far as we may: connections and tables are files, and 1,024 (a common default) is too few."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = OPEN_FILES_WANTED if hard == resource.RLIM_INFINITY else min(hard, OPEN_FILES_WANTED)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _quiet_collector() -> None:
