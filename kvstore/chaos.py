@@ -185,6 +185,9 @@ class Probe(StrEnum):
     COPY_WAITED = auto()
     SETTLED_A_DIFFERENCE = auto()
     MOVE_FLIPPED_LATE = auto()
+    # Hedges.
+    HEDGE_WON = auto()
+    SLOW_OWNER_PASSED_OVER = auto()
 
 
 GUARDS = frozenset({
