@@ -26,6 +26,9 @@ class Counters:
     repairs_shed: int = 0
     healed: int = 0
     superseded: int = 0
+    hedges: int = 0
+    """Gets for which one owner more was asked because another was late; `hedges_won`: that one's answer was among the first."""
+    hedges_won: int = 0
     siblings_max: int = 0
     errors_by_code: dict[str, int] = field(default_factory=dict)
     """At most one entry for each code of the error tree."""

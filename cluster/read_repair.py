@@ -102,6 +102,9 @@ class ReadRepair:
         self._chaos.hit(Probe.HEAL_FAILED)
         self._healing.discard(operation.key)
 
+    def heard(self, link: Link, count: int, started: float) -> None:
+        """Part of being a Reader; a heal reads what is hard to read, so it says nothing about how fast an owner is."""
+
     def _repair_local(self, slot: Slot, key: StorageKey, record: bytes) -> None:
         replica = self._replica
         assert replica is not None

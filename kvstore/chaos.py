@@ -185,6 +185,9 @@ class Probe(StrEnum):
     COPY_WAITED = auto()
     SETTLED_A_DIFFERENCE = auto()
     MOVE_FLIPPED_LATE = auto()
+    # Hedges.
+    HEDGE_WON = auto()
+    SLOW_OWNER_PASSED_OVER = auto()
 
 
 GUARDS = frozenset({Probe.CONTEXT_AHEAD_OF_HISTORY, Probe.ACTOR_MINTED_SEEN_AHEAD, Probe.WRONG_OWNER_REFUSED})

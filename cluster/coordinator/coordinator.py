@@ -71,6 +71,7 @@ class Coordinator:
         chaos: Chaos = CALM,
     ) -> None:  # fmt: skip
         self._planner, self._reads, self._mutations = planner, reads, mutations
+        self._hedge = reads.hedge
         self._store, self._counters, self._chaos, self._is_calm = store, counters, chaos, chaos.is_calm
         self._grouped_bytes_max = chaos.pick(Point.GROUP_NEVER, GROUPED_RECORD_BYTES_MAX, -1, 100)
         self._group_operations_max = chaos.pick(Point.GROUP_TINY, GROUP_OPERATIONS_MAX, 1, 2)
@@ -112,6 +113,9 @@ class Coordinator:
         readers = slot.readers
         candidates = readers[frame.turn % len(readers)]
         asked = r if r > pr else pr
+        if self._hedge.behind:
+            self._chaos.hit(Probe.SLOW_OWNER_PASSED_OVER)
+            candidates = self._hedge.choose(readers, frame.turn, asked)
         if asked > 1:
             record = self._reads.maybe_plain(key)
             if record is not None and len(record) <= self._grouped_bytes_max:

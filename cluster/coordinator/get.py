@@ -50,12 +50,15 @@ class Reader(Protocol):
     def repair(self, slot: Slot, key: StorageKey, candidate: Candidate, record: bytes) -> None:
         """A replica that was asked holds less than `record`."""
 
+    def heard(self, link: Link, count: int, started: float) -> None:
+        """A replica that was asked when `count` gets started has answered them."""
+
 
 class GetOperation:
     """`candidates` are asked in their order; those whose link is down are passed over."""
 
-    __slots__ = ("_asked", "_candidates", "_core", "_deadline", "_next", "_problem", "_reader", "_record", "_replica", "key",
-                 "slot", "started", "token")  # fmt: skip
+    __slots__ = ("_asked", "_candidates", "_core", "_deadline", "_next", "_problem", "_reader", "_record", "_replica",
+                 "_timed", "hedge", "key", "slot", "started", "token")  # fmt: skip
 
     def __init__(
         self, reader: Reader, replica: Replica, slot: Slot, key: StorageKey, r: int, pr: int, candidates: Sequence[Candidate],
@@ -64,9 +67,11 @@ class GetOperation:
         self._reader, self._replica, self.slot, self.key = reader, replica, slot, key
         self._candidates, self._deadline, self.started, self.token = candidates, deadline, started, token
         self._core: ReadCore[Candidate] = ReadCore(r, pr)
-        self._asked = self._next = 0
+        self._asked = self._next = self._timed = 0
         self._record: bytes | None = None
         self._problem: KVStoreError | None = None
+        self.hedge: Link | None = None
+        """The owner that was asked because another is late."""
 
     def start(self) -> None:
         """Ask as many replicas as have to answer."""
@@ -78,6 +83,7 @@ class GetOperation:
                 wanted -= 1
         for _ in range(wanted):
             self._ask_next()
+        self._timed = self._next
         if self._record is None:
             self._judge()
 
@@ -98,18 +104,35 @@ class GetOperation:
         except UnavailableError as error:
             self._failed(error)
 
-    def ask_one_more(self) -> None:
-        """Somebody is slow: ask another owner too, if there is one."""
-        if self._record is None:
-            self._ask_next()
-            self._judge()
+    def ask_one_more(self) -> Link | None:
+        """Somebody is slow: ask another owner too, and return it, if there is one."""
+        if self._record is not None:
+            return None
+        asked = self._ask_next()
+        self._judge()
+        return asked
+
+    def won_by(self, link: Link) -> bool:
+        """Whether this owner is among those that have answered."""
+        return any(candidate is link for candidate, _ in self._core.results)
+
+    def overdue(self) -> list[Link]:
+        """Return the owners that were asked and have not answered."""
+        heard = [candidate for candidate, _ in self._core.results]
+        return [link for link in self._candidates[: self._next] if link is not None and link not in heard]
+
+    @property
+    def has_another(self) -> bool:
+        """Whether there is an owner that was not asked yet."""
+        return self._next < len(self._candidates)
 
     @property
     def is_open(self) -> bool:
         """Whether the answer is still due."""
         return self._record is None
 
-    def _ask_next(self) -> None:
+    def _ask_next(self) -> Link | None:
+        """Ask the next owner that can be; return it unless it is the local replica."""
         candidates = self._candidates
         while self._next < len(candidates):
             candidate = candidates[self._next]
@@ -117,15 +140,16 @@ class GetOperation:
             self._asked += 1
             if candidate is None:
                 if self._ask_local():
-                    return
+                    return None
                 continue
             try:
                 on_reply = partial(self.on_reply, candidate)
                 candidate.ask(_FETCH, self.slot.version, self._deadline, self.key, b"", on_reply)
-                return
+                return candidate
             except UnavailableError as error:
                 self._problem = error
                 self._core.failed += 1
+        return None
 
     def _ask_local(self) -> bool:
         try:
@@ -145,7 +169,10 @@ class GetOperation:
         """Take the answer of a replica that was asked."""
         if status != _OK:
             self._failed(error_from_wire(body))
-        elif body and not self._core.has(body) and not check_record(self.key, body):
+            return
+        if self._asked == self._timed or link in self._candidates[: self._timed]:  # others were asked later than `started`
+            self._reader.heard(link, 1, self.started)
+        if body and not self._core.has(body) and not check_record(self.key, body):
             self._failed(Corruption("a replica sent a record that fails its checksum", replica=link.address))
         else:
             self._result(link, body)

@@ -1,6 +1,7 @@
 """The reads this node coordinates: grouped where they are plain, watched while they wait, answered from what they gathered.
 
-A read that an owner has kept waiting for SLOW_READ_S, or whose owner was lost, asks another owner as well.
+A read that waits longer than most do (hedge.py), or whose owner was lost, asks another owner as well. One timer watches them all:
+due when the oldest becomes late, none while nothing waits.
 """
 
 from __future__ import annotations
@@ -8,9 +9,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from functools import partial
+from itertools import islice, takewhile
 
 from cluster.coordinator.get import Candidate, GetOperation
 from cluster.coordinator.get_group import GetGroup, GroupedGet
+from cluster.coordinator.hedge import BURST, Budget, Hedge
 from cluster.coordinator.planning import Planner
 from cluster.coordinator.read_core import ReadCore
 from cluster.counters import Counters, Latencies
@@ -26,13 +29,12 @@ from kvstore.limits import GROUP_OPERATIONS_MAX
 from kvstore.messages import encode_get_reply
 from kvstore.ring.buckets import BucketProperties
 from kvstore.storage.record import view_record
+from kvstore.transport.link import Link
 
 __all__ = ["Reads"]
 
-SLOW_READ_S = 0.1
-"""A replica that has not answered a read by then is not waited for alone: another owner is asked too."""
-SPARE_READS_SHARE, SPARE_READS_MAX = 0.05, 64.0
-"""Asking another owner may add a twentieth to the reads (and 64 at once): when all are slow, more asking makes it slower."""
+WATCH_S_MIN = 0.001
+"""The timers of uvloop count milliseconds: a shorter one would fire at once, too early, again and again."""
 _OK = 0
 
 
@@ -51,16 +53,17 @@ class Reads:
         self._groups: dict[GetGroup, None] = {}
         self._is_watching = False
         self._group_operations_max = chaos.pick(Point.GROUP_TINY, GROUP_OPERATIONS_MAX, 1, 2)
-        self._slow_read_s = chaos.pick(Point.SLOW_READ_SOON, SLOW_READ_S, 0.002, 2.0)
-        self._spare_reads_max = self._spare_reads = chaos.pick(Point.SPARE_READS, SPARE_READS_MAX, 0.0, 1e6)
+        self.hedge: Hedge[Link] = Hedge(chaos.pick(Point.SLOW_READ_SOON, None, 0.002, 2.0))
+        self._note, self._now = self.hedge.heard.append, self._loop.time
+        self._budget = Budget(chaos.pick(Point.SPARE_READS, BURST, 0.0, 1e6))
 
     def group(
         self, candidates: tuple[Candidate, ...], asked: int, deadline: float, started: float, reply: ReplyTo
     ) -> GetGroup:
         """Return a new, empty group."""
         return GetGroup(
-            candidates=candidates, asked=asked, deadline=deadline, started=started, reply=reply, answer=self._answer_group,
-            alone=self._alone, operations_max=self._group_operations_max,
+            self, candidates=candidates, asked=asked, deadline=deadline, started=started, reply=reply,
+            operations_max=self._group_operations_max,
         )  # fmt: skip
 
     def ask(self, group: GetGroup) -> None:
@@ -100,8 +103,6 @@ class Reads:
             raise Unavailable("too few owners of the key can be reached", needed=needed, alive=slot.reachable())
         self._counters.gets += 1
         self._planner.in_flight += 1
-        if self._spare_reads < self._spare_reads_max:
-            self._spare_reads += SPARE_READS_SHARE
         return r, pr
 
     # --- answers ----------------------------------------------------------------------------------------------------------
@@ -109,6 +110,8 @@ class Reads:
     def answered(self, operation: GetOperation, record: bytes, core: ReadCore[Candidate]) -> None:
         """Reply to a get (part of being a Reader)."""
         self._operations.pop(operation, None)
+        if operation.hedge is not None and operation.won_by(operation.hedge):
+            self._count_won(1)
         self._finished(1, operation.started)
         reply: Reply = operation.token  # type: ignore[assignment]  # what `begin` put there
         reply(_OK, self._encode(operation.key, record, len(core.results), core.primaries, operation.slot.n))
@@ -124,17 +127,24 @@ class Reads:
         fail(operation.token, error)  # type: ignore[arg-type]  # what `begin` put there
 
     def repair(self, slot: Slot, key: StorageKey, candidate: Candidate, record: bytes) -> None:
-        """Bring a replica that a get saw behind up to date (part of being a Reader)."""
+        """Bring a replica that a get saw behind up to date (part of being a Reader and a GroupReader)."""
         self._chaos.hit(Probe.REPLICA_SEEN_BEHIND)
         self._repair(slot, key, candidate, record)
+
+    def heard(self, link: Link, count: int, started: float) -> None:
+        """Learn how long an owner took (part of being a Reader and a GroupReader)."""
+        self._note((link, count, self._now() - started))
 
     def _repair_needlessly(self, slot: Slot, key: StorageKey, record: bytes) -> None:
         if record and self._chaos.fires(Point.REPAIR_NEEDLESS):
             for candidate in slot.readers[0]:
                 self._repair(slot, key, candidate, record)
 
-    def _answer_group(self, group: GetGroup, gets: list[GroupedGet], replied: int) -> None:
+    def group_answered(self, group: GetGroup, gets: list[GroupedGet], replied: int) -> None:
+        """Reply to the gets of a group (part of being a GroupReader)."""
         self._groups.pop(group, None)
+        if group.hedge is not None and group.won_by(group.hedge):
+            self._count_won(len(gets))
         self._finished(len(gets), group.started)
         reply, encode = group.reply, self._encode
         for operation_id, slot, key, record, _, _ in gets:
@@ -142,13 +152,15 @@ class Reads:
             if not self._is_calm:
                 self._repair_needlessly(slot, key, record)
 
-    def _alone(self, group: GetGroup, get: GroupedGet) -> GetOperation:
+    def alone(self, group: GetGroup, get: GroupedGet) -> GetOperation:
+        """Go on with one get of a group (part of being a GroupReader)."""
         self._chaos.hit(Probe.GET_LEFT_ITS_GROUP)
         operation_id, slot, key, _, r, pr = get
         reply = partial(group.reply, operation_id)
         operation = GetOperation(
             self, self._replica, slot, key, r, pr, group.candidates, group.deadline, group.started, reply
         )
+        operation.hedge = group.hedge
         self._operations[operation] = None
         return operation
 
@@ -184,22 +196,66 @@ class Reads:
     def _watch(self) -> None:
         if not self._is_watching and (self._operations or self._groups):
             self._is_watching = True
-            self._loop.call_later(self._slow_read_s / 2, self._watch_reads)
+            self._loop.call_later(self.hedge.delay_s, self._watch_reads)
 
     def _watch_reads(self) -> None:
-        late = self._loop.time() - self._slow_read_s
-        for group in [group for group in self._groups if group.started <= late]:
+        self.hedge.learn()
+        now, delay_s = self._loop.time(), self.hedge.delay_s
+        pause_s = 0.0 if self._hedge_late(now - delay_s) else delay_s
+        if not self._groups and not self._operations:
+            self._is_watching = False
+            return
+        # The first of a dict began first, but for a get that left its group: that one is looked at a little late.
+        oldest = min(
+            [group.started for group in islice(self._groups, 1)] +
+            [operation.started for operation in islice(self._operations, 1)]
+        )  # fmt: skip
+        self._loop.call_later(max(oldest + delay_s - now, pause_s, WATCH_S_MIN), self._watch_reads)
+
+    def _hedge_late(self, began_before: float) -> bool:
+        """Ask one owner more for every late read. False if the budget was used up before that."""
+        for group in list(takewhile(lambda group: group.started <= began_before, self._groups)):
+            if not self._may_hedge(group):
+                return False
+            self._hedge_group(group)
+        for operation in list(takewhile(lambda operation: operation.started <= began_before, self._operations)):
+            if not self._may_hedge(operation):
+                return False
+            self._hedge_operation(operation)
+        return True
+
+    def _may_hedge(self, waiting: GetGroup | GetOperation) -> bool:
+        if waiting.has_another and not self._budget.allows(self._counters.gets):
+            self._chaos.hit(Probe.SPARE_READS_USED_UP)
+            return False
+        return True
+
+    def _hedge_group(self, group: GetGroup) -> None:
+        self._groups.pop(group, None)  # asked once more only; its deadline does the rest
+        for link in group.overdue():
+            self.hedge.waited(link)
+        if group.ask_one_more():
+            self._count_hedges(group.count)
+        elif group.has_another:
             self._take_apart(group)
-        for operation in [operation for operation in self._operations if operation.started <= late]:
-            if self._spare_reads < 1.0:
-                self._chaos.hit(Probe.SPARE_READS_USED_UP)
-                break
-            self._chaos.hit(Probe.SPARE_READ_MADE)
-            self._spare_reads -= 1.0
-            self._operations.pop(operation, None)  # asked once more only; its deadline does the rest
-            operation.ask_one_more()
-        self._is_watching = False
-        self._watch()
+
+    def _hedge_operation(self, operation: GetOperation) -> None:
+        self._operations.pop(operation, None)
+        for link in operation.overdue():
+            self.hedge.waited(link)
+        link = operation.ask_one_more()
+        if link is not None:
+            operation.hedge = link
+            self._count_hedges(1)
+
+    def _count_hedges(self, count: int) -> None:
+        self._chaos.hit(Probe.SPARE_READ_MADE)
+        self._budget.spend(count)
+        self._counters.hedges += count
+
+    def _count_won(self, count: int) -> None:
+        self._chaos.hit(Probe.HEDGE_WON)
+        self._counters.hedges_won += count
 
     def _take_apart(self, group: GetGroup) -> None:
         self._groups.pop(group, None)
