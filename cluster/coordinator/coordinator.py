@@ -53,12 +53,12 @@ _ERROR = int(Status.ERROR)
 
 
 class Frame:
-    """The operations of one frame of one session, until they are asked. `now` is loop time."""
+    """The operations of one frame of one session, until they are asked. `now` is loop time. `is_too_late`: see `overload`."""
 
-    __slots__ = ("gets", "now", "puts", "reply", "turn")
+    __slots__ = ("gets", "is_too_late", "now", "puts", "reply", "turn")
 
     def __init__(self, reply: ReplyTo, now: float, turn: int) -> None:
-        self.reply, self.now, self.turn = reply, now, turn
+        self.reply, self.now, self.turn, self.is_too_late = reply, now, turn, False
         self.puts: dict[object, PutGroup] = {}
         self.gets: dict[object, GetGroup] = {}
 
@@ -88,6 +88,10 @@ class Coordinator:
         operation: the reads of one frame then go to one peer as one message, which is what costs."""
         self._turn += 1
         return Frame(reply, self._loop.time(), self._turn)
+
+    def watch_lateness(self, frame: Frame, late_s: float) -> None:
+        """Note how long a client's frame waited on its way, and so whether its operations are refused."""
+        frame.is_too_late = self._planner.is_too_late(late_s, frame.now)
 
     def ask(self, frame: Frame) -> None:
         """Send out what the frame's reads ask. Its writes went out when the store applied them."""
@@ -233,6 +237,10 @@ class Coordinator:
             self._chaos.hit(Probe.FORWARDED)
             return
         raise Unavailable("no owner of the key can be reached", needed=1, alive=0)
+
+    def refuse_late(self, frame: Frame, operation_id: int) -> None:
+        """Refuse an operation of a frame that `is_too_late`."""
+        self._refuse(frame, operation_id, self._planner.refusal(frame.now))
 
     def _refuse(self, frame: Frame, operation_id: int, error: KVStoreError) -> None:
         self._counters.count_error(error.code)

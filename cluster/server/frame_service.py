@@ -87,6 +87,8 @@ class FrameService:
         """Handle every operation of one frame, apply what they staged, then ask the other owners."""
         frame = self._coordinator.begin(session.reply)
         now, late_s = frame.now, session.late_s
+        if session.hello is not None and not session.hello.node_id:
+            self._coordinator.watch_lateness(frame, late_s)
         peers = PeerGroups(self._replica, session, self._chaos)
         if not self._is_calm:
             requests = self._disturbed(session, requests)
@@ -121,7 +123,9 @@ class FrameService:
         if not self.is_open and verb <= _DELETE:
             self._chaos.hit(Probe.REFUSED_WHILE_CLOSED)
             raise NotReady("the node is starting or stopping", retry_after_s=0.2)
-        if verb == _GET:
+        if frame.is_too_late and verb <= _DELETE:
+            self._coordinator.refuse_late(frame, operation_id)
+        elif verb == _GET:
             self._coordinator.get(frame, operation_id, key, body, deadline)
         elif verb == _PUT:
             self._coordinator.put(frame, operation_id, key, body, deadline)
