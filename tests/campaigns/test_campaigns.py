@@ -24,6 +24,7 @@ from tests.campaigns import (
     geonames,
     grow,
     kill_cycles,
+    overload,
     rolling_restart,
 )
 from tests.campaigns.harness import Findings
@@ -143,6 +144,12 @@ def test_kills_lose_nothing_bind_no_dot_twice_and_grow_no_vector() -> None:
 def test_clients_notice_nothing_of_a_rolling_restart() -> None:
     """Each of three nodes once, under load."""
     _held(rolling_restart.run(rounds=1, keys=500, workers=64))
+
+
+@pytest.mark.slow
+def test_too_much_load_is_refused_and_what_can_be_done_is_done() -> None:
+    """Puts and gets, at a rate that every machine sustains and at many times of it."""
+    _held(overload.run(seconds=2.0, rate=2_000, multiples=(0.5, 1.0, 10.0)))
 
 
 @pytest.mark.slow
