@@ -45,12 +45,16 @@ class Planner:
         """Whether a client's frame that arrived `late_s` late is to be refused; asked once for each."""
         return self._guard.is_too_late(late_s, self.in_flight, now)
 
-    def refusal(self, now: float) -> Overloaded:
-        """Count one operation as refused, and return why."""
+    def count_refusal(self, now: float) -> None:
+        """Count one operation as refused."""
         self._chaos.hit(Probe.REFUSED_OVERLOADED)
         self._counters.overloaded += 1
-        retry_after_s = self._guard.refuse(now)
-        return Overloaded("the node is busy", retry_after_s=round(retry_after_s, 2), in_flight=self.in_flight)
+        self._guard.refuse(now)
+
+    def refusal(self) -> Overloaded:
+        """Return why operations are refused now, and when they may come again."""
+        retry_after_s = round(self._guard.retry_after_s, 2)
+        return Overloaded("the node is busy", retry_after_s=retry_after_s, in_flight=self.in_flight)
 
     @property
     def epoch(self) -> int:
@@ -60,7 +64,8 @@ class Planner:
     def plan(self, name: bytes, deadline: float, now: float) -> tuple[Slot, StorageKey, BucketProperties]:
         """Return the slot, storage key and bucket of an object, or raise why the operation cannot be begun."""
         if self.in_flight >= self._guard.limit:
-            raise self.refusal(now)
+            self.count_refusal(now)
+            raise self.refusal()
         topology = self._placement.topology
         if topology is None:
             raise NotReady("the node is not serving yet", retry_after_s=0.1)

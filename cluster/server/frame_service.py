@@ -87,8 +87,9 @@ class FrameService:
         """Handle every operation of one frame, apply what they staged, then ask the other owners."""
         frame = self._coordinator.begin(session.reply)
         now, late_s = frame.now, session.late_s
-        if session.hello is not None and not session.hello.node_id:
+        if self.is_open and session.hello is not None and not session.hello.node_id:
             self._coordinator.watch_lateness(frame, late_s)
+        refusal, refuse_late = frame.refusal, self._coordinator.refuse_late
         peers = PeerGroups(self._replica, session, self._chaos)
         if not self._is_calm:
             requests = self._disturbed(session, requests)
@@ -96,6 +97,9 @@ class FrameService:
         for operation_id, verb, version, remaining_ms, key, body in requests:
             remaining_s = (remaining_ms if remaining_ms < REMAINING_MS_MAX else REMAINING_MS_MAX) / 1000 - late_s
             try:
+                if refusal and verb <= _DELETE:
+                    refuse_late(frame, operation_id)
+                    continue
                 if verb < _REPLICATE:  # the first of the peer verbs
                     deadline = now + remaining_s - (remaining_s / 10 if remaining_s < 0.5 else ANSWER_MARGIN_S)
                     self._client(frame, session, operation_id, verb, key, body, deadline)
@@ -123,9 +127,7 @@ class FrameService:
         if not self.is_open and verb <= _DELETE:
             self._chaos.hit(Probe.REFUSED_WHILE_CLOSED)
             raise NotReady("the node is starting or stopping", retry_after_s=0.2)
-        if frame.is_too_late and verb <= _DELETE:
-            self._coordinator.refuse_late(frame, operation_id)
-        elif verb == _GET:
+        if verb == _GET:
             self._coordinator.get(frame, operation_id, key, body, deadline)
         elif verb == _PUT:
             self._coordinator.put(frame, operation_id, key, body, deadline)
