@@ -20,7 +20,6 @@ from kvstore.system import system_random
 from tests.campaigns.harness import say
 from tests.campaigns.open_loop import OpenLoop, Plan
 
-CONNECT_S_MAX = 10.0
 LATE_ANSWERS_S = 0.3
 """After the deadline of the last operation; then every one has ended one way or the other."""
 
@@ -31,19 +30,18 @@ async def _run(plan: Plan) -> None:
     )  # fmt: skip
     requests = runtime.start()
     loop = requests.router.loop
-    await requests.router.wait_usable(loop.time() + CONNECT_S_MAX)
-    for address in plan.addresses:
-        await requests.router.link_to(address, loop.time() + CONNECT_S_MAX)
     cpu_s: list[float] = []
     open_loop = OpenLoop(plan, requests, system_random(), lambda: cpu_s.append(time.process_time()))
+    await open_loop.prepare()
     say("ready")
     begins = float(await asyncio.to_thread(sys.stdin.readline))
     open_loop.start(begins - time.monotonic() + loop.time())
     await open_loop.over
     await asyncio.sleep(plan.deadline_s + LATE_ANSWERS_S)
     await open_loop.check_samples()
-    open_loop.tally.cpu_s = cpu_s[-1] - cpu_s[0]
-    say(open_loop.tally.packed().hex())
+    tally = open_loop.count()
+    tally.cpu_s = cpu_s[-1] - cpu_s[0]
+    say(tally.packed().hex())
     await runtime.close()
 
 
