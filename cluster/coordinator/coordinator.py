@@ -31,6 +31,7 @@ from kvstore.errors import (
     Corruption,
     IndeterminateError,
     KVStoreError,
+    Overloaded,
     ReadQuorumUnsatisfied,
     ReadTimeout,
     Timeout,
@@ -53,12 +54,12 @@ _ERROR = int(Status.ERROR)
 
 
 class Frame:
-    """The operations of one frame of one session, until they are asked. `now` is loop time."""
+    """The operations of one frame of one session, until they are asked. `now` is loop time. `refusal`: see `watch_lateness`."""
 
-    __slots__ = ("gets", "now", "puts", "reply", "turn")
+    __slots__ = ("gets", "now", "puts", "refusal", "reply", "turn")
 
     def __init__(self, reply: ReplyTo, now: float, turn: int) -> None:
-        self.reply, self.now, self.turn = reply, now, turn
+        self.reply, self.now, self.turn, self.refusal = reply, now, turn, b""
         self.puts: dict[object, PutGroup] = {}
         self.gets: dict[object, GetGroup] = {}
 
@@ -89,6 +90,12 @@ class Coordinator:
         operation: the reads of one frame then go to one peer as one message, which is what costs."""
         self._turn += 1
         return Frame(reply, self._loop.time(), self._turn)
+
+    def watch_lateness(self, frame: Frame, late_s: float) -> None:
+        """Note how long a client's frame waited on its way. If that was too long, all of its operations get the same `refusal`,
+        made once: when there are ten times too many of them, refusing must cost next to nothing."""
+        if self._planner.is_too_late(late_s, frame.now):
+            frame.refusal = error_to_wire(self._planner.refusal())
 
     def ask(self, frame: Frame) -> None:
         """Send out what the frame's reads ask. Its writes went out when the store applied them."""
@@ -238,6 +245,12 @@ class Coordinator:
             self._chaos.hit(Probe.FORWARDED)
             return
         raise Unavailable("no owner of the key can be reached", needed=1, alive=0)
+
+    def refuse_late(self, frame: Frame, operation_id: int) -> None:
+        """Refuse an operation of a frame that waited too long."""
+        self._planner.count_refusal(frame.now)
+        self._counters.count_error(Overloaded.code)
+        frame.reply(operation_id, _ERROR, frame.refusal)
 
     def _refuse(self, frame: Frame, operation_id: int, error: KVStoreError) -> None:
         self._counters.count_error(error.code)

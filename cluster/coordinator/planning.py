@@ -41,6 +41,21 @@ class Planner:
         self.in_flight -= count
         self._guard.ended(count, took_s)
 
+    def is_too_late(self, late_s: float, now: float) -> bool:
+        """Whether a client's frame that arrived `late_s` late is to be refused; asked once for each."""
+        return self._guard.is_too_late(late_s, self.in_flight, now)
+
+    def count_refusal(self, now: float) -> None:
+        """Count one operation as refused."""
+        self._chaos.hit(Probe.REFUSED_OVERLOADED)
+        self._counters.overloaded += 1
+        self._guard.refuse(now)
+
+    def refusal(self) -> Overloaded:
+        """Return why operations are refused now, and when they may come again."""
+        retry_after_s = round(self._guard.retry_after_s, 2)
+        return Overloaded("the node is busy", retry_after_s=retry_after_s, in_flight=self.in_flight)
+
     @property
     def epoch(self) -> int:
         """The adopted topology's epoch."""
@@ -49,10 +64,8 @@ class Planner:
     def plan(self, name: bytes, deadline: float, now: float) -> tuple[Slot, StorageKey, BucketProperties]:
         """Return the slot, storage key and bucket of an object, or raise why the operation cannot be begun."""
         if self.in_flight >= self._guard.limit:
-            self._chaos.hit(Probe.REFUSED_OVERLOADED)
-            self._counters.overloaded += 1
-            retry_after_s = self._guard.refuse(now)
-            raise Overloaded("the node is busy", retry_after_s=round(retry_after_s, 2), in_flight=self.in_flight)
+            self.count_refusal(now)
+            raise self.refusal()
         topology = self._placement.topology
         if topology is None:
             raise NotReady("the node is not serving yet", retry_after_s=0.1)

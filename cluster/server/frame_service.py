@@ -87,6 +87,9 @@ class FrameService:
         """Handle every operation of one frame, apply what they staged, then ask the other owners."""
         frame = self._coordinator.begin(session.reply)
         now, late_s = frame.now, session.late_s
+        if self.is_open and session.hello is not None and not session.hello.node_id:
+            self._coordinator.watch_lateness(frame, late_s)
+        refusal, refuse_late = frame.refusal, self._coordinator.refuse_late
         peers = PeerGroups(self._replica, session, self._chaos)
         if not self._is_calm:
             requests = self._disturbed(session, requests)
@@ -94,6 +97,9 @@ class FrameService:
         for operation_id, verb, version, remaining_ms, key, body in requests:
             remaining_s = (remaining_ms if remaining_ms < REMAINING_MS_MAX else REMAINING_MS_MAX) / 1000 - late_s
             try:
+                if refusal and verb <= _DELETE:
+                    refuse_late(frame, operation_id)
+                    continue
                 if verb < _REPLICATE:  # the first of the peer verbs
                     deadline = now + remaining_s - (remaining_s / 10 if remaining_s < 0.5 else ANSWER_MARGIN_S)
                     self._client(frame, session, operation_id, verb, key, body, deadline)

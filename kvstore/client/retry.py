@@ -4,6 +4,8 @@
     |-----------------------------------|-------|----------------------------|---------------------------------------|
     | definite, not retryable           | no    | no                         | report it                             |
     | definite, retryable               | yes   | yes                        | at once elsewhere, then with backoff  |
+    |   with retry_after_s              | yes   | yes                        | after that pause                      |
+    |   NotReady: it is that node's own | yes   | yes                        | at once elsewhere, then that pause    |
     | indefinite, retryable             | yes   | yes: the same id is one    | the same                              |
     |                                   |       | write, however often sent  |                                       |
     | storage error                     | yes   | yes                        | another node has its own disk         |
@@ -21,7 +23,7 @@ from __future__ import annotations
 
 import random
 
-from kvstore.errors import IndeterminateError, KVStoreError, ReadError, ReadTimeout, Timeout
+from kvstore.errors import IndeterminateError, KVStoreError, NotReady, ReadError, ReadTimeout, Timeout
 
 __all__ = ["BACKOFF_S_MAX", "BACKOFF_S_MIN", "Attempts"]
 
@@ -68,6 +70,10 @@ class Attempts:
         return in_doubt, not self._may_retry(error), any(name in error.details for name in _REPLICA_NUMBERS)
 
     def _delay_s(self, error: KVStoreError, rng: random.Random) -> float:
+        if self.count == 1 and isinstance(error, NotReady):
+            # A node that starts or stops speaks of itself alone. Obeying it made every operation that met one take 0.2-0.35 s
+            # during a rolling restart, while two other owners would have answered at once.
+            return 0.0
         asked = error.details.get("retry_after_s")
         if isinstance(asked, int | float) and asked > 0:
             # Later than asked, never earlier, and spread: all who were refused together would return together.

@@ -12,8 +12,6 @@ import argparse
 import asyncio
 import random
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,11 +20,11 @@ import msgpack
 import uvloop
 
 from kvstore.client.client import AsyncClient
-from kvstore.errors import KVStoreError
 from kvstore.messages import Verb
 from kvstore.ring.topology import Topology
 from kvstore.ring.topology_codec import decode
 from tests.campaigns.harness import Findings, client_url, main, options, run_all, say, scratch
+from tests.campaigns.strict_load import StrictLoad
 from tests.support.processes import KvnodeProcess
 
 __all__ = ["run"]
@@ -34,52 +32,11 @@ __all__ = ["run"]
 RECORDS = 200_000
 VALUE_BYTES = 100
 CONCURRENCY = 256
-WORKERS = 32
 LOADED_KEYS = 2_000
 """Of the records, those that the load writes again and again."""
 POLL_S = 0.1
 SETTLE_S_MAX = 300.0
 READY_S_MAX = 300.0
-
-
-@dataclass(slots=True)
-class Load:
-    """Puts with a context and strict reads, each key by one worker, so that a read must show exactly the last put."""
-
-    client: AsyncClient
-    rng: random.Random
-    last: dict[str, bytes] = field(default_factory=dict)
-    puts: int = 0
-    reads: int = 0
-    missed: list[str] = field(default_factory=list)
-    errors: dict[str, int] = field(default_factory=dict)
-    doubtful: set[str] = field(default_factory=set)
-    is_over: bool = False
-
-    async def run(self) -> None:
-        """Work until `is_over`."""
-        keys = list(self.last)
-        await asyncio.gather(*(self._work(keys[number::WORKERS]) for number in range(WORKERS)))
-
-    async def _work(self, keys: Sequence[str]) -> None:
-        number = 0
-        while not self.is_over:
-            key, number = self.rng.choice(keys), number + 1
-            try:
-                await self._step(key, b"%s again %d" % (key.encode(), number))
-            except KVStoreError as error:
-                self.errors[error.code] = self.errors.get(error.code, 0) + 1
-                self.doubtful.add(key)  # it may or may not have been written: nothing is known of it from here on
-
-    async def _step(self, key: str, value: bytes) -> None:
-        shown = await self.client.get(key)
-        self.reads += 1
-        values = [sibling.value for sibling in shown.siblings]
-        if key not in self.doubtful and values != [self.last[key]]:
-            self.missed.append(f"{key}: {values} where {self.last[key]!r} was acknowledged")
-        await self.client.put(key, value, context=shown.context)
-        self.last[key] = value
-        self.puts += 1
 
 
 def run(*, seed: int = 1, records: int = RECORDS) -> Findings:
@@ -101,7 +58,9 @@ async def _story(findings: Findings, nodes: list[KvnodeProcess], rng: random.Ran
     async with AsyncClient.from_url(client_url(nodes[:1]), timeout=30) as client:
         values = {f"key {number}": rng.randbytes(VALUE_BYTES) for number in range(records)}
         await _fill(client, values)
-        load = Load(client, rng, {key: values[key] for key in rng.sample(sorted(values), min(LOADED_KEYS, records))})
+        load = StrictLoad(
+            client, rng, {key: values[key] for key in rng.sample(sorted(values), min(LOADED_KEYS, records))}
+        )
         working = asyncio.create_task(load.run())
         try:
             for node in nodes[1:]:
@@ -109,7 +68,7 @@ async def _story(findings: Findings, nodes: list[KvnodeProcess], rng: random.Ran
         finally:
             load.is_over = True
             await working
-        _judge_load(findings, load)
+        load.judge(findings, tolerates_errors=True)
         await _read_all(findings, client, {**values, **load.last}, load.doubtful)
         await _weigh(findings, nodes, client)
 
@@ -166,16 +125,6 @@ async def _topology(client: AsyncClient, node: KvnodeProcess) -> Topology:
 
 async def _status(client: AsyncClient, node: KvnodeProcess) -> dict[str, Any]:
     return dict(msgpack.unpackb(await client.call_node(node.address, Verb.STATUS)))
-
-
-def _judge_load(findings: Findings, load: Load) -> None:
-    say(
-        f"meanwhile {load.puts:,} puts and {load.reads:,} strict reads: {len(load.missed)} missed; errors {load.errors}"
-    )
-    for line in load.missed[:10]:
-        say(f"  {line}")
-    findings.require(not load.missed, f"{len(load.missed)} strict reads missed an acknowledged write")
-    findings.note(puts=load.puts, reads=load.reads, missed=len(load.missed), errors=load.errors)
 
 
 async def _read_all(findings: Findings, client: AsyncClient, values: dict[str, bytes], doubtful: set[str]) -> None:

@@ -15,7 +15,18 @@ from kvstore.causality.dvvset import DVVSet, Operation, Sibling
 from kvstore.ids import ActorId, HlcTimestamp, OperationId, StorageKey
 from kvstore.storage.keyspace import object_name, storage_key
 from kvstore.storage.record import value_hash
-from tests.campaigns import disk_full, disk_sudden, exit_codes, footprint, fsync_failure, geonames, grow, kill_cycles
+from tests.campaigns import (
+    disk_full,
+    disk_sudden,
+    exit_codes,
+    footprint,
+    fsync_failure,
+    geonames,
+    grow,
+    kill_cycles,
+    overload,
+    rolling_restart,
+)
 from tests.campaigns.harness import Findings
 from tests.campaigns.history import History, Outcome
 from tests.campaigns.kill_cycles import dots_bound_twice
@@ -127,6 +138,18 @@ def test_one_node_becomes_four_under_load() -> None:
 def test_kills_lose_nothing_bind_no_dot_twice_and_grow_no_vector() -> None:
     """Four kills at random moments."""
     _held(kill_cycles.run(cycles=4, seconds_per_cycle=1.5))
+
+
+@pytest.mark.slow
+def test_clients_notice_nothing_of_a_rolling_restart() -> None:
+    """Each of three nodes once, under load."""
+    _held(rolling_restart.run(rounds=1, keys=500, workers=64))
+
+
+@pytest.mark.slow
+def test_too_much_load_is_refused_and_what_can_be_done_is_done() -> None:
+    """Puts and gets, at a rate that every machine sustains and at many times of it."""
+    _held(overload.run(seconds=2.0, rate=2_000, multiples=(0.5, 1.0, 10.0)))
 
 
 @pytest.mark.slow

@@ -136,6 +136,16 @@ def test_retry_after_is_waited_for_and_spread() -> None:
     assert len(set(waits_s)) == 9
 
 
+def test_a_node_that_starts_or_stops_is_not_waited_for_while_another_may_serve() -> None:
+    """Its pause is its own: the first retry goes elsewhere at once. If that one is not ready either, it is a pause for all."""
+    those, problem = attempts(), errors.NotReady("the node is starting or stopping", retry_after_s=0.2)
+
+    first_s, second_s = (those.failed(problem, 0.0, random.Random(1)) for _ in range(2))
+
+    assert first_s == 0.0
+    assert second_s is not None and 0.2 <= second_s <= 0.3
+
+
 @pytest.mark.parametrize("hint", [float("nan"), float("inf"), -1, "soon", None])
 def test_a_strange_retry_after_never_leads_past_the_deadline(hint: object) -> None:
     """The hint comes from outside."""

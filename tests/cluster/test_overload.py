@@ -5,7 +5,16 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster.coordinator.overload import IN_FLIGHT_MIN, RETRY_S_MAX, RETRY_S_MIN, TARGET_S, OverloadGuard
+from cluster.coordinator.overload import (
+    BUSY_MIN,
+    IN_FLIGHT_MIN,
+    QUEUE_S_MAX,
+    RETRY_S_MAX,
+    RETRY_S_MIN,
+    TARGET_S,
+    WINDOW_S,
+    OverloadGuard,
+)
 
 STEPS = st.lists(st.tuples(st.booleans(), st.integers(1, 512), st.floats(0, 5)), max_size=200)
 
@@ -56,3 +65,20 @@ def test_those_who_are_refused_are_spread_until_refusing_costs_less_than_working
         guard.ended(300, 0.1)
         guard.refuse(now)
     assert guard.retry_after_s < 0.2
+
+
+def test_frames_are_refused_once_most_of_a_window_came_late() -> None:
+    """Not the first ones: they may be what a pause of our own left behind. On time again, nothing is refused."""
+    guard, late_s = OverloadGuard(4_096), QUEUE_S_MAX * 1.1
+    refused = [guard.is_too_late(late_s, BUSY_MIN, now_s) for now_s in (0.0, 0.05, WINDOW_S, 0.15)]
+    assert refused == [False, False, True, True]
+    assert not guard.is_too_late(QUEUE_S_MAX, BUSY_MIN, 0.16)
+
+
+def test_one_late_client_among_many_is_not_refused() -> None:
+    """Most frames come on time, so it is not this node that is behind."""
+    guard = OverloadGuard(4_096)
+    for tick in range(100):
+        assert not guard.is_too_late(QUEUE_S_MAX * 2, BUSY_MIN, tick / 50)
+        assert not guard.is_too_late(0.0, BUSY_MIN, tick / 50)
+        assert not guard.is_too_late(0.0, BUSY_MIN, tick / 50)
