@@ -184,7 +184,6 @@ class Probe(StrEnum):
     COPY_RESUMED = auto()
     COPY_WAITED = auto()
     SETTLED_A_DIFFERENCE = auto()
-    MOVE_FLIPPED_LATE = auto()
     # Hedges.
     HEDGE_WON = auto()
     SLOW_OWNER_PASSED_OVER = auto()

@@ -170,7 +170,9 @@ class GetOperation:
         if status != _OK:
             self._failed(error_from_wire(body))
             return
-        if self._asked == self._timed or link in self._candidates[: self._timed]:  # others were asked later than `started`
+        if (
+            self._asked == self._timed or link in self._candidates[: self._timed]
+        ):  # others were asked later than `started`
             self._reader.heard(link, 1, self.started)
         if body and not self._core.has(body) and not check_record(self.key, body):
             self._failed(Corruption("a replica sent a record that fails its checksum", replica=link.address))

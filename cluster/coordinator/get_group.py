@@ -55,9 +55,8 @@ class GroupReader(Protocol):
 
 
 class GetGroup:
-    """The local replica is the first of `candidates`; the next `asked - 1` are asked, and have to answer.
+    """The local replica is the first of `candidates`; the next `asked - 1` are asked, and have to answer."""
 
-    """
     __slots__ = ("_agreed", "_fetches", "_gets", "_operations", "_operations_max", "_reader", "_size_bytes", "asked",
                  "candidates", "deadline", "hedge", "is_open", "reply", "started")  # fmt: skip
 
