@@ -243,9 +243,9 @@ class Reads:
         self._operations.pop(operation, None)
         for link in operation.overdue():
             self.hedge.waited(link)
-        link = operation.ask_one_more()
-        if link is not None:
-            operation.hedge = link
+        asked = operation.ask_one_more()
+        if asked is not None:
+            operation.hedge = asked
             self._count_hedges(1)
 
     def _count_hedges(self, count: int) -> None:
