@@ -35,7 +35,7 @@ from kvstore.system import SystemClock
 from kvstore.transport.link import Link
 from tests.campaigns.harness import run_all
 
-__all__ = ["Durations", "OpenLoop", "Plan", "Tally"]
+__all__ = ["BEHIND_S_MAX", "Durations", "OpenLoop", "Plan", "Tally"]
 
 VALUE_BYTES = 100
 TICK_S = 0.001
