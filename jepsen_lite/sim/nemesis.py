@@ -44,7 +44,7 @@ CLONE_WAIT_S = 20.0
 """A second node with one identity must have been refused by then, while the first one runs and its peers hear it."""
 HEARD_S = 7
 """Longer than a link takes to find that its peer is gone: `dead_beats` heartbeats."""
-START_S_MAX = 60.0
+START_S_MAX, START_POLL_S = 60.0, 0.02
 
 
 class ProcessFault(StrEnum):
@@ -377,7 +377,9 @@ class Nemesis:
     async def _start(self, host: Host) -> bool:
         """Start a host; one that is not done in START_S_MAX (the founder may be gone, and a joiner waits for it) is killed."""
         starting: asyncio.Task[bool] = self._world.loop.create_task(self._world.start(host))
-        await asyncio.wait([starting], timeout=START_S_MAX)
+        give_up_at = self._world.loop.time() + START_S_MAX
+        while not starting.done() and self._world.loop.time() < give_up_at:  # noqa: ASYNC110  # it may end in any of three ways
+            await asyncio.sleep(START_POLL_S)
         if not starting.done() and host.is_up:
             self._world.kill(host, is_power_loss=False)
         return await starting

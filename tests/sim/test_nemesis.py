@@ -31,7 +31,7 @@ TRAFFIC = ("net_frames_delivered", "net_frames_dropped", "net_answered_reset")
 PROCESSES = ProcessSwarm(
     crash_pause_s=0.5, power_share=0.5, together_share=0.2, point_share=0.25, event_share=0.25, restart_s_max=0.3,
     stop_share=0.2, freeze_pause_s=1.0, freeze_s_mean=0.2, starve_pause_s=1.0, starve_factor=20.0, lost_disk_share=0.1,
-    old_disk_share=0.2, moved_share=0.3,
+    old_disk_share=0.2, moved_share=0.3, replaced_share=0.5,
 )  # fmt: skip
 DISKS = DiskSwarm(
     pause_s=0.05, weights=tuple((kind, 1.0) for kind in (*PASSING, *HARMING)), slow_factor=10.0, lasts_s_max=0.3,
