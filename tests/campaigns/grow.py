@@ -133,10 +133,12 @@ async def _read_all(findings: Findings, client: AsyncClient, values: dict[str, b
     async def check(key: str) -> None:
         shown = [sibling.value for sibling in (await client.get(key)).siblings]
         if shown != [values[key]] and key not in doubtful:
-            wrong.append(f"{key}: {shown}")
+            wrong.append(f"{key}: {shown}, written was {values[key]!r}")
 
     await run_all(values, check, CONCURRENCY)
     say(f"read at R=2: {len(values) - len(wrong):,} equal, {len(wrong)} not, {len(doubtful)} unknown")
+    for line in wrong[:10]:
+        say(f"  {line}")
     findings.require(not wrong, f"{len(wrong)} acknowledged records are not as they were written")
     findings.note(equal=len(values) - len(wrong), unknown=len(doubtful))
 
