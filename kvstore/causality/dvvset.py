@@ -12,8 +12,10 @@ Invariants
   1. Every sibling's dot is covered by the vector; siblings are sorted by dot; no dot occurs twice.
   2. `sync` is commutative and idempotent, and associative as long as no operation id was written at two coordinators.
   3. An operation id occurs at most once among the siblings: the smallest dot survives (a retry through another
-     coordinator is one value). A retry that arrives after its value was replaced may come back as a sibling: documented.
-  4. `operations` are the newest OPERATIONS_KEPT_MAX (time, operation id, value hash, dot) known, overwritten ones too.
+     coordinator is one value). Who replaced one dot of an operation replaced the operation: another dot of it that turns up
+     later is dropped (retries.py says when that is known).
+  4. `operations` are the newest OPERATIONS_KEPT_MAX (time, operation id, value hash, dot) known, overwritten ones too, and
+     every dot of one that has two.
 
 Sources: Preguiça et al., "Dotted Version Vectors", 2010; Gonçalves, DVVSet, section "sync". Differs: dots are explicit
 instead of implied by list position, because dropping a retried duplicate may leave a gap in an actor's run.
@@ -23,6 +25,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from kvstore.causality.retries import first_of_each_operation, without_replaced
 from kvstore.causality.version_vector import VersionVector, merge_vectors
 from kvstore.ids import ActorId, HlcTimestamp, OperationId
 from kvstore.limits import OPERATIONS_KEPT_MAX
@@ -73,8 +76,7 @@ def join(state: DVVSet) -> VersionVector:
 
 def discard(state: DVVSet, context: VersionVector) -> DVVSet:
     """Return the state without the siblings that `context` covers, having seen everything in `context`."""
-    kept = tuple([s for s in state.siblings if context.get(s.actor, 0) < s.counter])
-    return DVVSet(merge_vectors(state.vector, context), kept, state.operations)
+    return DVVSet(merge_vectors(state.vector, context), tuple(_uncovered(state, context)), state.operations)
 
 
 def update(state: DVVSet, context: VersionVector, new: Sibling, value_hash: bytes) -> DVVSet:
@@ -84,7 +86,7 @@ def update(state: DVVSet, context: VersionVector, new: Sibling, value_hash: byte
     """
     assert new.counter > state.vector.get(new.actor, 0), "a dot is never minted twice"
     assert new.counter > context.get(new.actor, 0), "a context never names dots above the minting actor's"
-    kept = [s for s in state.siblings if context.get(s.actor, 0) < s.counter] if context else list(state.siblings)
+    kept = _uncovered(state, context) if context else list(state.siblings)
     vector = merge_vectors(state.vector, context) if context else dict(state.vector)
     vector[new.actor] = new.counter
     kept.append(new)
@@ -115,9 +117,10 @@ def sync(ours: DVVSet, theirs: DVVSet) -> DVVSet:
     kept = [s for s in ours.siblings if (s[0], s[1]) in their_dots or theirs.vector.get(s.actor, 0) < s.counter]
     our_vector = ours.vector
     kept += [s for s in theirs.siblings if our_vector.get(s.actor, 0) < s.counter]
+    kept = without_replaced(kept, (*ours.operations, *theirs.operations), ours, theirs)
     kept.sort()
     if len(kept) > 1:
-        kept = _first_of_each_operation(kept)
+        kept = first_of_each_operation(kept)
     return DVVSet(
         merge_vectors(our_vector, theirs.vector), tuple(kept), _merge_operations(ours.operations, theirs.operations)
     )
@@ -139,14 +142,10 @@ def _lww_winner(siblings: list[Sibling]) -> Sibling:
     return max(siblings, key=lambda s: (s.hlc, s.actor, s.counter, s.value or b"", s.expires, s.operation_id))
 
 
-def _first_of_each_operation(ordered: list[Sibling]) -> list[Sibling]:
-    seen: set[bytes] = set()
-    first = []
-    for sibling in ordered:
-        if sibling.operation_id not in seen:
-            seen.add(sibling.operation_id)
-            first.append(sibling)
-    return first
+def _uncovered(state: DVVSet, context: VersionVector) -> list[Sibling]:
+    """Return the siblings that whoever has this context was not shown."""
+    kept = [s for s in state.siblings if context.get(s.actor, 0) < s.counter]
+    return without_replaced(kept, state.operations, DVVSet(context, (), ())) if kept else kept
 
 
 def _remember(operations: tuple[Operation, ...], new: Sibling, value_hash: bytes) -> tuple[Operation, ...]:
@@ -159,7 +158,4 @@ def _remember(operations: tuple[Operation, ...], new: Sibling, value_hash: bytes
 def _merge_operations(ours: tuple[Operation, ...], theirs: tuple[Operation, ...]) -> tuple[Operation, ...]:
     if ours == theirs:
         return ours
-    latest: dict[bytes, Operation] = {}
-    for operation in sorted([*ours, *theirs]):
-        latest[operation.operation_id] = operation
-    return tuple(sorted(latest.values())[-OPERATIONS_KEPT_MAX:])
+    return tuple(sorted({*ours, *theirs})[-OPERATIONS_KEPT_MAX:])

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from kvstore.causality.dvvset import EMPTY, DVVSet, Sibling, discard, join, sync, update
 from kvstore.causality.version_vector import VersionVector, merge_vectors
-from kvstore.ids import HlcTimestamp
+from kvstore.ids import ActorId, HlcTimestamp
 from kvstore.limits import OPERATIONS_KEPT_MAX
 from kvstore.storage.record import value_hash
 from tests.causality.histories import World, actor_of, history, operation_id, put, worlds
@@ -126,8 +126,7 @@ def test_one_operation_through_two_coordinators_becomes_one_sibling_with_the_sma
 
     assert [s[:2] for s in merged.siblings] == [(A, 1)]
     assert merged.vector == {A: 1, B: 1, C: 1}
-    assert len(merged.operations) == 1
-    assert merged.operations[0].actor == C, "of several memories of it, the latest one lasts longest"
+    assert [o.actor for o in merged.operations] == [A, B, C], "who replaces it at one dot replaces it at all of them"
     assert merged == sync(at_c, sync(at_b, at_a)) == sync(at_b, sync(at_c, at_a))
 
 
@@ -142,12 +141,41 @@ def test_equal_vectors_with_different_siblings_still_merge_to_one() -> None:
     assert sync(merged, only_b) == sync(only_b, merged)
 
 
-def test_a_retry_that_arrives_after_its_value_was_replaced_may_come_back() -> None:
-    """The documented price of rule 6, and the reason why invariant 2 excludes duplicated operation ids."""
+def test_who_replaced_a_value_at_one_dot_replaced_it_at_all() -> None:
+    """The retry's dot was never seen by who wrote "newer", but its value was: it does not come back."""
     at_a, at_b = put(EMPTY, {}, A, 1, b"once"), put(EMPTY, {}, B, 1, b"once")
     replaced = put(at_a, at_a.vector, A, 2, b"newer")
 
-    assert values(sync(replaced, at_b)) == [b"newer", b"once"]
+    assert values(sync(replaced, at_b)) == values(sync(at_b, replaced)) == [b"newer"]
+
+
+@pytest.mark.parametrize("shown", [A, B])
+def test_a_context_that_covers_one_dot_of_an_operation_replaces_the_other(shown: ActorId) -> None:
+    """The client read before the two attempts met, and writes after that: it was shown the only value there is."""
+    states = {actor: put(EMPTY, {}, actor, 1, b"once") for actor in (A, B)}
+    met = sync(states[A], states[B])
+
+    assert values(put(met, states[shown].vector, C, 2, b"newer")) == [b"newer"]
+    assert values(discard(met, states[shown].vector)) == []
+
+
+def test_a_retry_is_kept_by_who_replaced_something_else() -> None:
+    """A context that covers other operations of the same actors says nothing about this one."""
+    before = put(EMPTY, {}, A, 1, b"before")
+    once = put(EMPTY, {}, B, 2, b"once")
+    newer = put(before, before.vector, A, 3, b"newer")
+
+    assert values(sync(newer, once)) == [b"newer", b"once"]
+
+
+def test_a_retry_that_nobody_remembers_may_come_back() -> None:
+    """The documented limit of rule 6: more than OPERATIONS_KEPT_MAX newer operations, and nobody knows it any more."""
+    state = put(EMPTY, {}, A, 1, b"once")
+    late = put(EMPTY, {}, B, 1, b"once")
+    for number in range(OPERATIONS_KEPT_MAX):
+        state = put(state, state.vector, A, 2 + number, b"%d" % number)
+
+    assert values(sync(state, late)) == [b"15", b"once"]
 
 
 def test_the_newest_sixteen_operations_are_remembered_replaced_ones_too() -> None:
