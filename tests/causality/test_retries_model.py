@@ -1,6 +1,6 @@
 """Retries at other coordinators, against a model that knows which operation every dot is: none comes back, none is lost.
 
-    model: an operation is live  <=>  one of its dots is known, and nobody known had been shown it at any of its dots
+model: an operation is live  <=>  one of its dots is known, and nobody known had been shown it at any of its dots
 """
 
 from __future__ import annotations
