@@ -25,8 +25,8 @@ __all__ = [
     "ClientError", "ClockSkew", "ClusterMismatch", "ConditionFailed", "ConfigError", "CoordinatorLost", "Corruption",
     "DataDirectoryInUse", "DecodeError", "DiskFull", "IndeterminateError", "InsufficientNodes", "InternalError",
     "InvalidArgument", "InvalidContext", "JoinRefused", "KVStoreError", "NoSuchBucket", "NotFound", "NotReady",
-    "Overloaded", "ProtocolMismatch", "ReadError", "ReadQuorumUnsatisfied", "ReadTimeout", "Siblings", "StalePlacement",
-    "StaleIdentity", "StorageError", "SuspectStore", "SyncFailed", "Timeout", "TooManySiblings", "Unavailable",
+    "Overloaded", "ProtocolMismatch", "ReadError", "ReadQuorumUnsatisfied", "ReadTimeout", "SessionNotSatisfied", "Siblings",
+    "StalePlacement", "StaleIdentity", "StorageError", "SuspectStore", "SyncFailed", "Timeout", "TooManySiblings", "Unavailable",
     "UnavailableError", "UnknownVerb", "ValueTooLarge", "WriteQuorumUnsatisfied", "WrongOwner", "error_from_wire",
     "error_to_wire",
 ]  # fmt: skip
@@ -250,6 +250,12 @@ class ReadQuorumUnsatisfied(ReadError):
     """Only `replied` of the `needed` replicas could answer the read."""
 
     code = "read_quorum_unsatisfied"
+
+
+class SessionNotSatisfied(ReadError):
+    """None of the `replied` of `n` owners, nor all of them together, has seen what the session has: `lacking` actors of it."""
+
+    code = "session_not_satisfied"
 
 
 class ReadTimeout(ReadError):

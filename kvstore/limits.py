@@ -11,7 +11,8 @@ __all__ = [
     "CONNECTIONS_COUNT_MAX", "CONNECTION_BACKLOG_BYTES_MAX", "CONTEXT_SIZE_BYTES_MAX", "FRAME_OPERATIONS_MAX",
     "FRAME_SIZE_BYTES_MAX", "FRAME_SIZE_BYTES_TARGET", "GREETING_TIMEOUT_S", "INFLIGHT_PER_LINK_MAX",
     "INFLIGHT_PER_NODE_MAX", "KEY_SIZE_BYTES_MAX", "MEMBERS_COUNT_MAX", "OPERATIONS_KEPT_MAX",
-    "REASSEMBLY_BYTES_MAX", "SCAN_BYTES_MAX", "SCAN_RECORDS_MAX", "SIBLINGS_COUNT_MAX", "TOPOLOGY_SIZE_BYTES_MAX",
+    "REASSEMBLY_BYTES_MAX", "SCAN_BYTES_MAX", "SCAN_RECORDS_MAX", "SESSION_OBJECTS_COUNT_MAX",
+    "SESSION_SIZE_BYTES_MAX", "SIBLINGS_COUNT_MAX", "TOPOLOGY_SIZE_BYTES_MAX",
     "VALUE_DEPTH_MAX", "VALUE_SIZE_BYTES_MAX", "VECTOR_ENTRIES_MAX", "VECTOR_ENTRIES_STORED_MAX",
 ]  # fmt: skip
 
@@ -49,6 +50,10 @@ VALUE_DEPTH_MAX = 16
 CONTEXT_SIZE_BYTES_MAX = 128 * 1024
 """The largest vector a record may hold (VECTOR_ENTRIES_MAX of 28 bytes) fits: what a read gives, a put takes."""
 SIBLINGS_COUNT_MAX = 64
+SESSION_OBJECTS_COUNT_MAX = 4_096
+"""Objects of which one session remembers what it has seen; a page of a web application reads a few dozen."""
+SESSION_SIZE_BYTES_MAX = 512 * 1024
+"""What a session remembers, as its token: 4,096 objects that four actors have written, on average."""
 VECTOR_ENTRIES_MAX = 4_096
 """Actors in the vector a client's put may lead to; only amnesia events add any, so this is far above what can be met."""
 VECTOR_ENTRIES_STORED_MAX = 65_535

@@ -22,8 +22,8 @@ from kvstore.limits import CONTEXT_SIZE_BYTES_MAX
 
 __all__ = [
     "CONSISTENCY_ALL", "CONSISTENCY_QUORUM", "PROTOCOL_VERSION", "GetReply", "GetRequest", "PutReply",
-    "PutRequest", "Status", "Verb", "WireSibling", "decode_delete", "decode_get", "decode_get_reply", "decode_put",
-    "decode_put_reply", "encode_get_reply", "encode_body", "decode_body", "get_reply_fields",
+    "PutRequest", "Status", "Verb", "WireSibling", "asking_history", "decode_delete", "decode_get", "decode_get_reply",
+    "decode_put", "decode_put_reply", "encode_get_reply", "encode_body", "decode_body", "get_reply_fields", "in_session",
 ]  # fmt: skip
 
 PROTOCOL_VERSION = 1
@@ -76,7 +76,8 @@ class Status(IntEnum):
 class PutRequest(NamedTuple):
     """What a PUT asks, and a DELETE: that is a put of a tombstone, `value` None, which replaces exactly what `context` covers.
 
-    `context` None is blind; consistency None is the bucket's default.
+    `context` None is blind; consistency None is the bucket's default. `tells_history` is a session's: the reply then says
+    what the write has seen also if it left siblings, as a context that only reads take.
     """
 
     operation_id: bytes
@@ -86,6 +87,7 @@ class PutRequest(NamedTuple):
     w: int | None
     dw: int | None
     pw: int | None
+    tells_history: bool = False
 
 
 class DeleteBody(NamedTuple):
@@ -96,13 +98,15 @@ class DeleteBody(NamedTuple):
     w: int | None
     dw: int | None
     pw: int | None
+    tells_history: bool = False
 
 
 class GetRequest(NamedTuple):
-    """Body of GET (an empty body means all defaults)."""
+    """Body of GET (an empty body means all defaults). `history` is a session's: a context of what the answer has to cover."""
 
     r: int | None
     pr: int | None
+    history: bytes | None = None
 
 
 class PutReply(NamedTuple):
@@ -146,6 +150,7 @@ _put_request = msgspec.msgpack.Decoder(PutRequest).decode
 _delete_request = msgspec.msgpack.Decoder(DeleteBody).decode
 _put_reply = msgspec.msgpack.Decoder(PutReply).decode
 _get_reply_of_one = msgspec.msgpack.Decoder(tuple[bytes, int, int, int, bytes, int, int, int, bytes]).decode
+_TRUE = b"\xc3"
 _HEADER_OF_ONE = b"\x99"
 """How the reply to a get with one value begins: an array of nine fields."""
 
@@ -186,7 +191,7 @@ def decode_put(body: bytes) -> PutRequest:
         request = _put_request(body)
     except msgspec.DecodeError as problem:
         raise DecodeError(f"not the body of PUT: {problem}") from None
-    operation_id, value, context, ttl_ms, w, dw, pw = request
+    operation_id, value, context, ttl_ms, w, dw, pw, _ = request
     if len(operation_id) != 16 or value is None:
         raise DecodeError("PUT needs a 16-byte operation id and a value")
     if not 0 <= ttl_ms < 1 << 45:
@@ -206,10 +211,10 @@ def decode_delete(body: bytes) -> PutRequest:
         raise DecodeError(f"not the body of DELETE: {problem}") from None
     if len(request.operation_id) != 16:
         raise DecodeError("DELETE needs a 16-byte operation id")
-    operation_id, context, w, dw, pw = request
+    operation_id, context, w, dw, pw, tells_history = request
     _check_context(context)
     _check_counts(w, dw, pw)
-    return PutRequest(operation_id, None, context, 0, w, dw, pw)
+    return PutRequest(operation_id, None, context, 0, w, dw, pw, tells_history)
 
 
 _GET_DEFAULTS = GetRequest(None, None)
@@ -219,11 +224,24 @@ def decode_get(body: bytes) -> GetRequest:
     """Decode and check the body of GET; `DecodeError` if it is not one."""
     if not body:
         return _GET_DEFAULTS
-    fields = decode_body(body, fields_max=2)
-    if len(fields) != 2:
-        raise DecodeError("GET takes 2 fields", fields=len(fields))
-    _check_counts(*fields)
+    fields = decode_body(body, fields_max=3)
+    if not 2 <= len(fields) <= 3:
+        raise DecodeError("GET takes 2 fields, or 3 in a session", fields=len(fields))
+    _check_counts(*fields[:2])
+    if len(fields) == 3 and fields[2] is not None:
+        _check_context(fields[2])
     return GetRequest(*fields)
+
+
+def in_session(body: bytes, history: bytes) -> bytes:
+    """Return the body of GET with what its answer has to cover."""
+    r, pr, _ = decode_get(body)
+    return encode_body((r, pr, history))
+
+
+def asking_history(body: bytes) -> bytes:
+    """Return the body of PUT or DELETE, asking for what the write has seen: one field more, which its first byte counts."""
+    return bytes((body[0] + 1,)) + body[1:] + _TRUE
 
 
 def decode_put_reply(body: bytes) -> PutReply:

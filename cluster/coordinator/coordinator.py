@@ -113,24 +113,25 @@ class Coordinator:
             if not slot.is_owner:
                 self._forward(frame, operation_id, slot, Verb.FORWARDED_GET, name, body, deadline, forwarded)
                 return
-            r, pr = self._reads.admit(slot, bucket, body)
+            plan = self._reads.admit(slot, key, bucket, body)
         except KVStoreError as error:
             self._refuse(frame, operation_id, error)
             return
         readers = slot.readers
         candidates = readers[frame.turn % len(readers)]
+        r, pr, history = plan
         asked = r if r > pr else pr
         if self._hedge.behind:
             self._chaos.hit(Probe.SLOW_OWNER_PASSED_OVER)
             candidates = self._hedge.choose(readers, frame.turn, asked)
         if asked > 1:
-            record = self._reads.maybe_plain(key)
+            record = self._reads.maybe_plain(key, history)
             if record is not None and len(record) <= self._grouped_bytes_max:
                 group = self._get_group(frame, candidates, asked, deadline)
                 group.add((operation_id, slot, key, record, r, pr))
                 return
         reply = partial(frame.reply, operation_id)
-        self._reads.begin(slot, key, r, pr, candidates, deadline, frame.now, reply)
+        self._reads.begin(slot, key, plan, candidates, deadline, frame.now, reply)
 
     def _get_group(self, frame: Frame, candidates: tuple[Candidate, ...], asked: int, deadline: float) -> GetGroup:
         which = (candidates, asked, int(deadline * DEADLINES_PER_S))

@@ -1,7 +1,8 @@
 """One get under way: asks r owners, one more for each that fails or is slow, answers their join, repairs who was behind.
 
     asking r ──enough──► answered ──late or different replies──► read repair (asynchronous)
-        └── nobody left to ask ──► ReadQuorumUnsatisfied or ReadTimeout (definite: reads change nothing)
+        ├── a session has seen more than these ──► asking all
+        └── nobody left to ask ──► ReadQuorumUnsatisfied, SessionNotSatisfied or ReadTimeout (definite: reads change nothing)
 
 The local replica is one of the candidates, asked first. No task: the store and the links call back.
 """
@@ -15,11 +16,13 @@ from typing import Protocol
 from cluster.coordinator.read_core import ReadCore
 from cluster.placement import Slot
 from cluster.replica import Replica, merge_for
+from kvstore.causality.version_vector import VersionVector
 from kvstore.errors import (
     Corruption,
     KVStoreError,
     ReadQuorumUnsatisfied,
     ReadTimeout,
+    SessionNotSatisfied,
     StorageError,
     Timeout,
     UnavailableError,
@@ -62,11 +65,12 @@ class GetOperation:
 
     def __init__(
         self, reader: Reader, replica: Replica, slot: Slot, key: StorageKey, r: int, pr: int, candidates: Sequence[Candidate],
-        deadline: float, started: float, token: object,
+        deadline: float, started: float, token: object, history: VersionVector | None = None,
     ) -> None:  # fmt: skip
+        """`history`: what the answer has to cover, see `read_core`."""
         self._reader, self._replica, self.slot, self.key = reader, replica, slot, key
         self._candidates, self._deadline, self.started, self.token = candidates, deadline, started, token
-        self._core: ReadCore[Candidate] = ReadCore(r, pr)
+        self._core: ReadCore[Candidate] = ReadCore(r, pr, history)
         self._asked = self._next = self._timed = 0
         self._record: bytes | None = None
         self._problem: KVStoreError | None = None
@@ -151,6 +155,10 @@ class GetOperation:
                 self._core.failed += 1
         return None
 
+    def _ask_all(self) -> None:
+        while self.has_another:
+            self._ask_next()
+
     def _ask_local(self) -> bool:
         try:
             record = self._replica.read(self.key)
@@ -188,11 +196,17 @@ class GetOperation:
 
     def _result(self, candidate: Candidate, record: bytes) -> None:
         core = self._core
-        core.add_result(candidate, record)
+        try:
+            core.add_result(candidate, record)
+        except Corruption as error:
+            self._failed(error)
+            return
         if self._record is None:
             if core.enough:
                 self._conclude()
             else:
+                if core.is_behind:  # all at once: what is missing may be with any of them, and one may be slow
+                    self._ask_all()
                 self._judge()  # it may have been the last one, after others had failed
         elif self._record and self._record != record:
             self._reader.repair(self.slot, self.key, candidate, self._record)
@@ -225,6 +239,14 @@ class GetOperation:
         self._reader.failed(self, error)
 
     def _give_up(self) -> None:
+        core = self._core
+        if core.is_behind:
+            message, lacking = (
+                "the owners that can be reached have not seen all that this session has",
+                len(core.lacking or ()),
+            )
+            self._fail(SessionNotSatisfied(message, replied=len(core.results), n=self.slot.n, lacking=lacking))
+            return
         kind = ReadTimeout if isinstance(self._problem, Timeout) else ReadQuorumUnsatisfied
         needed = max(self._core.r, self._core.pr)
         why = self._problem.message if self._problem is not None else "no owner left to ask"

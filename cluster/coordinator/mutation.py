@@ -18,7 +18,7 @@ from cluster.actors import Actors
 from cluster.counters import Counters
 from cluster.replica import Replica
 from kvstore.causality.actor import MintReason, history_is_behind, next_dot_counter
-from kvstore.causality.context import UNUSABLE, decode_context, encode_context
+from kvstore.causality.context import UNUSABLE, decode_context, encode_context, encode_history
 from kvstore.causality.dvvset import EMPTY, DVVSet, Sibling, update, update_lww
 from kvstore.causality.hlc import LOGICAL_BITS, HybridLogicalClock
 from kvstore.causality.version_vector import VersionVector, encode_vector
@@ -89,7 +89,7 @@ class Mutations:
         if state.operations and _is_duplicate(state, request.operation_id, digest):
             self._counters.duplicates += 1
             self._note_duplicate(state, request.operation_id)
-            return _mutation(key, state, request.operation_id, superseded=False, is_new=False)
+            return _mutation(key, state, request, superseded=False, is_new=False)
         new, context = self._mint(partition, key, state, request, ttl_ms)
         superseded = False
         if key[_TYPE_OFFSET] == _LWW:
@@ -104,7 +104,7 @@ class Mutations:
             raise InvalidContext(
                 "the context names too many actors", entries=len(after.vector), limit=VECTOR_ENTRIES_MAX
             )
-        return _mutation(key, after, request.operation_id, superseded=superseded, is_new=True)
+        return _mutation(key, after, request, superseded=superseded, is_new=True)
 
     def _overwritten(
         self, partition: PartitionId, key: StorageKey, local: bytes, request: PutRequest, ttl_ms: int, digest: bytes,
@@ -179,12 +179,14 @@ class Mutations:
         self._counters.siblings_max = max(count, self._counters.siblings_max)
 
 
-def _mutation(key: StorageKey, state: DVVSet, operation_id: bytes, *, superseded: bool, is_new: bool) -> Mutation:
+def _mutation(key: StorageKey, state: DVVSet, request: PutRequest, *, superseded: bool, is_new: bool) -> Mutation:
     encoded_vector = encode_vector(state.vector)
     context, only = UNUSABLE, state.siblings[0] if len(state.siblings) == 1 else None
     # Not if the one value left is somebody else's, which a retry finds: the client was never shown it.
-    if only is not None and only.operation_id == operation_id:
+    if only is not None and only.operation_id == request.operation_id:
         context = encode_context(key[:8], only.hlc, encoded_vector)
+    elif request.tells_history:
+        context = encode_history(key[:8], encoded_vector)
     return Mutation(encode_record(key, state, encoded_vector), _live_count(state), superseded, context, is_new)
 
 

@@ -10,6 +10,8 @@ from cluster.coordinator.overload import OverloadGuard
 from cluster.coordinator.quorum import resolve_count, resolve_primary_count
 from cluster.counters import Counters
 from cluster.placement import Placement, Slot
+from kvstore.causality.context import decode_history
+from kvstore.causality.version_vector import VersionVector
 from kvstore.chaos import CALM, Chaos, Point, Probe
 from kvstore.errors import NoSuchBucket, NotReady, Overloaded, Unavailable
 from kvstore.ids import ObjectType, StorageKey
@@ -18,10 +20,12 @@ from kvstore.messages import decode_get
 from kvstore.ring.buckets import BucketProperties
 from kvstore.storage.keyspace import check_name, storage_key
 
-__all__ = ["Planner", "WriteCounts"]
+__all__ = ["Planner", "ReadPlan", "WriteCounts"]
 
 WriteCounts = tuple[int, int, int]
 """Resolved (w, dw, pw)."""
+ReadPlan = tuple[int, int, VersionVector | None]
+"""Resolved r and pr, and what a session's read has to cover; None if nothing."""
 
 
 class Planner:
@@ -33,8 +37,8 @@ class Planner:
         self._guard = OverloadGuard(chaos.pick(Point.IN_FLIGHT_SMALL, INFLIGHT_PER_NODE_MAX, 2, 8))
         self._write_counts: dict[tuple[str, int, int | None, int | None, int | None], tuple[WriteCounts, int]] = {}
         """And how many owners that needs. Bounded by buckets x N x the few counts that resolve at all."""
-        self._read_counts: dict[tuple[str, int], tuple[int, int]] = {}
-        """r and pr of reads that ask for nothing special."""
+        self._read_counts: dict[tuple[str, int], ReadPlan] = {}
+        """Of reads that ask for nothing special."""
 
     def ended(self, count: int, took_s: float) -> None:
         """`count` operations were answered, `took_s` after they began."""
@@ -109,16 +113,18 @@ class Planner:
             raise Unavailable("too few owners of the key can be reached", needed=needed, alive=alive)
         return counts
 
-    def read_counts(self, slot: Slot, bucket: BucketProperties, body: bytes) -> tuple[int, int]:
-        """Return what r and pr of a GET mean here. Raises InsufficientNodes or DecodeError."""
-        counts = None if body else self._read_counts.get((bucket.name, slot.n_effective))
-        return counts or self._resolve_read(slot, bucket, body)
+    def read_plan(self, slot: Slot, key: StorageKey, bucket: BucketProperties, body: bytes) -> ReadPlan:
+        """Return what a GET asks for here. Raises InsufficientNodes, DecodeError or InvalidContext."""
+        plan = None if body else self._read_counts.get((bucket.name, slot.n_effective))
+        return plan or self._resolve_read(slot, key, bucket, body)
 
-    def _resolve_read(self, slot: Slot, bucket: BucketProperties, body: bytes) -> tuple[int, int]:
+    def _resolve_read(self, slot: Slot, key: StorageKey, bucket: BucketProperties, body: bytes) -> ReadPlan:
         request = decode_get(body)
         n, n_effective = slot.n, slot.n_effective
         r = max(1, resolve_count(request.r, bucket.r, n=n, n_effective=n_effective, name="r"))
         pr = resolve_primary_count(request.pr, bucket.pr, n=n, n_effective=n_effective, name="pr")
         if not body:
-            self._read_counts[bucket.name, n_effective] = (r, pr)
-        return r, pr
+            self._read_counts[bucket.name, n_effective] = (r, pr, None)
+        if request.history is None:
+            return r, pr, None
+        return r, pr, decode_history(request.history, key[:8]) or None

@@ -14,7 +14,7 @@ from itertools import islice, takewhile
 from cluster.coordinator.get import Candidate, GetOperation
 from cluster.coordinator.get_group import GetGroup, GroupedGet
 from cluster.coordinator.hedge import BURST, Budget, Hedge
-from cluster.coordinator.planning import Planner
+from cluster.coordinator.planning import Planner, ReadPlan
 from cluster.coordinator.read_core import ReadCore
 from cluster.counters import Counters, Latencies
 from cluster.placement import Slot
@@ -22,13 +22,14 @@ from cluster.replica import Replica
 from cluster.requests import Reply, ReplyTo, fail
 from kvstore.causality.context import UNUSABLE, encode_context
 from kvstore.causality.hlc import LOGICAL_BITS
+from kvstore.causality.version_vector import VersionVector, descends
 from kvstore.chaos import CALM, Chaos, Point, Probe
 from kvstore.errors import KVStoreError, StorageError, Unavailable
 from kvstore.ids import StorageKey
 from kvstore.limits import GROUP_OPERATIONS_MAX
 from kvstore.messages import encode_get_reply
 from kvstore.ring.buckets import BucketProperties
-from kvstore.storage.record import view_record
+from kvstore.storage.record import vector_of, view_record
 from kvstore.transport.link import Link
 
 __all__ = ["Reads"]
@@ -75,11 +76,12 @@ class Reads:
         self._watch()
 
     def begin(
-        self, slot: Slot, key: StorageKey, r: int, pr: int, candidates: tuple[Candidate, ...], deadline: float,
+        self, slot: Slot, key: StorageKey, plan: ReadPlan, candidates: tuple[Candidate, ...], deadline: float,
         started: float, reply: Reply,
     ) -> None:  # fmt: skip
         """Begin one get on its own."""
-        operation = GetOperation(self, self._replica, slot, key, r, pr, candidates, deadline, started, reply)
+        r, pr, history = plan
+        operation = GetOperation(self, self._replica, slot, key, r, pr, candidates, deadline, started, reply, history)
         operation.start()
         if not self._is_calm and self._chaos.fires(Point.SPARE_READ_EARLY):
             operation.ask_one_more()
@@ -87,23 +89,27 @@ class Reads:
             self._operations[operation] = None
             self._watch()
 
-    def maybe_plain(self, key: StorageKey) -> bytes | None:
-        """Return the local record if it is readable and durable (empty: surely none), else None."""
+    def maybe_plain(self, key: StorageKey, history: VersionVector | None) -> bytes | None:
+        """Return the local record if it is readable and durable (empty: surely none), else None; in a session only if it covers
+        what the answer has to: then whatever it is joined with does, too."""
         try:
             record = self._replica.read(key)
+            if history is not None and not (record and descends(vector_of(record), history)):
+                return None
         except StorageError:
             return None
         return record if self._replica.store.is_durable(key) else None
 
-    def admit(self, slot: Slot, bucket: BucketProperties, body: bytes) -> tuple[int, int]:
-        """Count one get in and return its r and pr. Raises Unavailable, InsufficientNodes or DecodeError."""
-        r, pr = self._planner.read_counts(slot, bucket, body)
+    def admit(self, slot: Slot, key: StorageKey, bucket: BucketProperties, body: bytes) -> ReadPlan:
+        """Count one get in and return what it asks for. Raises Unavailable, InsufficientNodes, DecodeError or InvalidContext."""
+        plan = self._planner.read_plan(slot, key, bucket, body)
+        r, pr, _ = plan
         needed = r if r > pr else pr
         if slot.reachable() < needed:
             raise Unavailable("too few owners of the key can be reached", needed=needed, alive=slot.reachable())
         self._counters.gets += 1
         self._planner.in_flight += 1
-        return r, pr
+        return plan
 
     # --- answers ----------------------------------------------------------------------------------------------------------
 

@@ -29,9 +29,9 @@ from kvstore.client.options import (
     ttl_ms_of,
     with_given,
 )
-from kvstore.client.requests import Requests
+from kvstore.client.requests import Sender
 from kvstore.client.results import OMITTED, GetResult, Omitted, PutResult, Resolver, put_result, usable
-from kvstore.client.runtime import Runtime
+from kvstore.client.runtime import BucketRuntime
 from kvstore.errors import InvalidArgument, KVStoreError
 from kvstore.ids import ObjectType
 from kvstore.limits import KEY_SIZE_BYTES_MAX
@@ -64,7 +64,7 @@ def object_type_of(value: ObjectType | str) -> ObjectType:
 
 
 class AsyncBucket(Generic[T]):
-    """One bucket through one client; made by `AsyncClient.bucket`."""
+    """One bucket through one client or session; made by its `bucket`."""
 
     __slots__ = (
         "_codec", "_get_body", "_object_type", "_options", "_prefix", "_requests", "_resolver", "_runtime",
@@ -72,13 +72,13 @@ class AsyncBucket(Generic[T]):
     )  # fmt: skip
 
     def __init__(
-        self, runtime: Runtime, name: str, *, codec: Codec[T], resolver: Resolver[T] | None,
+        self, runtime: BucketRuntime, name: str, *, codec: Codec[T], resolver: Resolver[T] | None,
         object_type: ObjectType | None, options: Options,
     ) -> None:  # fmt: skip
         self.name = name
         self._runtime, self._codec, self._resolver, self._options = runtime, codec, resolver, options
         self._object_type = object_type
-        self._requests: Requests | None = None
+        self._requests: Sender | None = None
         self._prefix = b""
         self._get_body = self._get_request(None, None, None)
         self._write_defaults = (
@@ -204,7 +204,7 @@ class AsyncBucket(Generic[T]):
 
     # --- how requests are made --------------------------------------------------------------------------------------
 
-    async def _prepare(self) -> Requests:
+    async def _prepare(self) -> Sender:
         """Learn what the bucket's objects are called; that needs the topology once, for the bucket's default type."""
         requests = self._runtime.start()
         object_type = self._object_type

@@ -16,6 +16,7 @@ import asyncio
 import random
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar, cast, overload
 
@@ -37,7 +38,9 @@ from kvstore.client.options import (
     with_given,
 )
 from kvstore.client.results import OMITTED, GetResult, Omitted, PutResult, Resolver
-from kvstore.client.runtime import Runtime
+from kvstore.client.runtime import BucketRuntime, Runtime
+from kvstore.client.session import AsyncSession, SessionRuntime
+from kvstore.client.session_state import SessionState
 from kvstore.client.url import parse_address, parse_seeds, parse_url
 from kvstore.env import Clock, Transport
 from kvstore.errors import InvalidArgument
@@ -132,8 +135,22 @@ class AsyncClient:
         `resolver` makes one value of siblings on `.value`. `object_type` other than the bucket's default names other
         objects: a register and an lww object of one key are two objects.
         """
+        return self._bucket(self._runtime, name, type=type, resolver=resolver, object_type=object_type, **options)
+
+    def session(self, token: bytes | None = None) -> AsyncSession:
+        """Begin a session, or go on with the one of a `token`: its reads show what it has written and read before.
+
+        Raises InvalidSession if the bytes are no token. One of another cluster is `ClusterMismatch` at the first operation.
+        """
+        state = SessionState() if token is None else SessionState.decode(token)
+        return AsyncSession(state, partial(self._bucket, SessionRuntime(self._runtime, state)), DEFAULT_BUCKET_NAME)
+
+    def _bucket(
+        self, runtime: BucketRuntime, name: str, *, type: Any = None, resolver: Resolver[Any] | None = None,
+        object_type: ObjectType | str | None = None, **options: Unpack[RequestKeywords],
+    ) -> AsyncBucket[Any]:  # fmt: skip
         return AsyncBucket(
-            self._runtime, name, codec=Codec(type), resolver=resolver,
+            runtime, name, codec=Codec(type), resolver=resolver,
             object_type=None if object_type is None else object_type_of(object_type),
             options=with_given(self.options, cast(Mapping[str, object], options), REQUEST_OPTIONS),
         )  # fmt: skip

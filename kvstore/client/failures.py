@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from kvstore.errors import ClientError, IndeterminateError
 
-__all__ = ["ClientClosed", "ClientForked", "UpdateUnresolved"]
+__all__ = ["ClientClosed", "ClientForked", "InvalidSession", "SessionFull", "UpdateUnresolved"]
 
 
 class ClientClosed(ClientError):
@@ -17,6 +17,18 @@ class ClientForked(ClientError):
     """This process is a forked child of the one that opened the client: its connections and threads stayed there."""
 
     code = "client_forked"
+
+
+class InvalidSession(ClientError):
+    """These bytes are not the token of a session, or not all of it, or of a newer format."""
+
+    code = "invalid_session"
+
+
+class SessionFull(ClientError):
+    """The session would have to forget what it has seen to take this operation: it was not sent. Begin another session."""
+
+    code = "session_full"
 
 
 class UpdateUnresolved(IndeterminateError):

@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections.abc import Awaitable
+from typing import Protocol
 
 from kvstore.chaos import CALM, Chaos, Point, Probe
 from kvstore.client.deadline import DEADLINE
@@ -20,7 +22,23 @@ from kvstore.client.routing import Router
 from kvstore.errors import KVStoreError, ReadTimeout, StalePlacement, Unavailable, WrongOwner
 from kvstore.messages import Verb
 
-__all__ = ["Requests"]
+__all__ = ["Requests", "Sender"]
+
+
+class Sender(Protocol):
+    """What a bucket needs to send its operations: `Requests`, or those of a session. See the methods there."""
+
+    def deadline(self, timeout_s: float) -> float:
+        """Return the loop time at which an operation begun now must be over."""
+
+    def begin(self, verb: Verb, name: bytes, body: bytes, deadline: float) -> Awaitable[bytes]:
+        """Begin an operation; an error is for `again`."""
+
+    async def again(self, error: KVStoreError, verb: Verb, name: bytes, body: bytes, deadline: float) -> bytes:
+        """Go on after `begin` ended with `error`."""
+
+    async def perform(self, verb: Verb, name: bytes, body: bytes, deadline: float) -> bytes:
+        """Both."""
 
 
 class Requests:

@@ -17,7 +17,7 @@ from kvstore.chaos import CALM, Chaos, Point
 from kvstore.client.failures import ClientClosed
 from kvstore.client.operation_ids import OperationIds
 from kvstore.client.options import Options
-from kvstore.client.requests import Requests
+from kvstore.client.requests import Requests, Sender
 from kvstore.client.routing import Router
 from kvstore.env import Clock, Transport
 from kvstore.errors import NoSuchBucket
@@ -27,7 +27,7 @@ from kvstore.ring.buckets import BucketProperties
 from kvstore.ring.topology import Topology
 from kvstore.transport.link import LinkOptions
 
-__all__ = ["Runtime"]
+__all__ = ["BucketRuntime", "Runtime"]
 
 BUCKET_POLL_S = 0.02
 
@@ -35,6 +35,22 @@ BUCKET_POLL_S = 0.02
 class _Closeable(Protocol):
     async def close(self) -> None:
         """Release what it holds."""
+
+
+class BucketRuntime(Protocol):
+    """What a bucket needs of its client, or of its session. See the methods of `Runtime`."""
+
+    def start(self) -> Sender:
+        """Return what sends operations."""
+
+    async def bucket_properties(self, name: str) -> BucketProperties:
+        """Return a bucket's properties."""
+
+    def operation_id(self) -> OperationId:
+        """Return a new operation id."""
+
+    def jitter(self) -> float:
+        """Return a number in [0, 1) that other clients do not share."""
 
 
 class Runtime:

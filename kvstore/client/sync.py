@@ -34,6 +34,7 @@ from kvstore.client.deadline import deadline_scope
 from kvstore.client.failures import ClientClosed, ClientForked
 from kvstore.client.options import ClientKeywords, Duration, Options, RequestKeywords, duration_s
 from kvstore.client.results import OMITTED, GetResult, Omitted, PutResult, Resolver
+from kvstore.client.session import AsyncSession
 from kvstore.env import Clock, Transport
 from kvstore.errors import ClientError
 from kvstore.ids import ObjectType
@@ -43,7 +44,7 @@ from kvstore.ring.topology import Topology
 if TYPE_CHECKING:
     from typing import Unpack
 
-__all__ = ["Batch", "Bucket", "Client"]
+__all__ = ["Batch", "Bucket", "Client", "Session"]
 
 T = TypeVar("T")
 CLOSE_WAIT_S = 1.0
@@ -288,6 +289,82 @@ class Batch(Generic[T]):
         self._runner.run(lambda: self._batch.__aexit__(kind, problem, trace))
 
 
+class Session:
+    """`AsyncSession` without awaiting; the block is a plain `with`."""
+
+    def __init__(self, session: AsyncSession, runner: _Runner) -> None:
+        self._session, self._runner = session, runner
+        self._default: Bucket[Any] = Bucket(session._default, runner)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, problem: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Nothing has to be given back."""
+
+    @property
+    def token(self) -> bytes:
+        """See `AsyncSession.token`."""
+
+        async def on_loop() -> bytes:  # where what was seen is noted
+            return self._session.token
+
+        return self._runner.run(on_loop)
+
+    @overload
+    def bucket(
+        self, name: str, *, type: type[T], resolver: Resolver[T] | None = None,
+        object_type: ObjectType | str | None = None, **options: Unpack[RequestKeywords],
+    ) -> Bucket[T]: ...  # fmt: skip
+
+    @overload
+    def bucket(
+        self, name: str, *, type: None = None, resolver: Resolver[Any] | None = None,
+        object_type: ObjectType | str | None = None, **options: Unpack[RequestKeywords],
+    ) -> Bucket[Any]: ...  # fmt: skip
+
+    def bucket(
+        self, name: str, *, type: Any = None, resolver: Resolver[Any] | None = None,
+        object_type: ObjectType | str | None = None, **options: Unpack[RequestKeywords],
+    ) -> Bucket[Any]:  # fmt: skip
+        """See `AsyncSession.bucket`."""
+        bucket = self._session.bucket(name, type=type, resolver=resolver, object_type=object_type, **options)
+        return Bucket(bucket, self._runner)
+
+    def get(
+        self, key: Key, *, consistency: Consistency | None = None, r: int | None = None, pr: int | None = None,
+        timeout: Duration | None = None,
+    ) -> GetResult[Any]:  # fmt: skip
+        """See `AsyncSession.get`."""
+        return self._default.get(key, consistency=consistency, r=r, pr=pr, timeout=timeout)
+
+    def put(
+        self, key: Key, value: Any, *, context: bytes | Omitted | None = OMITTED, consistency: Consistency | None = None,
+        w: int | None = None, dw: int | None = None, pw: int | None = None, ttl: Duration | None = None,
+        timeout: Duration | None = None,
+    ) -> PutResult:  # fmt: skip
+        """See `AsyncSession.put`."""
+        return self._default.put(
+            key, value, context=context, consistency=consistency, w=w, dw=dw, pw=pw, ttl=ttl, timeout=timeout
+        )
+
+    def delete(
+        self, key: Key, *, context: bytes | Omitted | None = OMITTED, consistency: Consistency | None = None,
+        w: int | None = None, dw: int | None = None, pw: int | None = None, timeout: Duration | None = None,
+    ) -> PutResult:  # fmt: skip
+        """See `AsyncSession.delete`."""
+        return self._default.delete(key, context=context, consistency=consistency, w=w, dw=dw, pw=pw, timeout=timeout)
+
+    def update(
+        self, key: Key, fn: Callable[[Any], Any], *, attempts_max: int = UPDATE_ATTEMPTS_MAX,
+        timeout: Duration | None = None,
+    ) -> PutResult:  # fmt: skip
+        """See `AsyncSession.update`."""
+        return self._default.update(key, fn, attempts_max=attempts_max, timeout=timeout)
+
+
 class Client:
     """`AsyncClient` without awaiting. Open it with `with`, or `close` it."""
 
@@ -363,6 +440,10 @@ class Client:
         """See `AsyncClient.bucket`."""
         bucket = self._client.bucket(name, type=type, resolver=resolver, object_type=object_type, **options)
         return Bucket(bucket, self._runner)
+
+    def session(self, token: bytes | None = None) -> Session:
+        """See `AsyncClient.session`."""
+        return Session(self._client.session(token), self._runner)
 
     def get(
         self, key: Key, *, consistency: Consistency | None = None, r: int | None = None, pr: int | None = None,

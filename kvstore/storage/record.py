@@ -21,7 +21,7 @@ import msgspec
 import xxhash
 
 from kvstore.causality.dvvset import DVVSet, Operation, Sibling
-from kvstore.causality.version_vector import VECTOR_ENTRY_SIZE_BYTES, decode_vector, encode_vector
+from kvstore.causality.version_vector import VECTOR_ENTRY_SIZE_BYTES, VersionVector, decode_vector, encode_vector
 from kvstore.errors import Corruption, DecodeError
 from kvstore.flat import unpack_flat
 from kvstore.ids import ACTOR_SIZE_BYTES, StorageKey
@@ -36,6 +36,7 @@ __all__ = [
     "encode_record",
     "pack_record",
     "stored_vector",
+    "vector_of",
     "value_hash",
     "view_record",
 ]
@@ -153,6 +154,14 @@ def stored_vector(record: bytes) -> bytes:
     if record[8] & 0xF0 == 0x90 and record[9] == RECORD_FORMAT and record[10] == 0xC4:
         return record[12 : 12 + record[11]]
     return view_record(record).encoded_vector
+
+
+def vector_of(record: bytes) -> VersionVector:
+    """Return the vector of a record that `check_record` accepted. Raises Corruption."""
+    try:
+        return decode_vector(stored_vector(record))
+    except DecodeError as problem:
+        raise _malformed(record, problem) from None
 
 
 def _decode_body(record: bytes) -> DVVSet:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 from jepsen_lite.sim.loop import VirtualLoop
-from kvstore.causality.context import decode_context, encode_context
+from kvstore.causality.context import decode_context, encode_context, encode_history
 from kvstore.causality.dvvset import EMPTY, DVVSet, Sibling, update, update_lww
 from kvstore.causality.version_vector import encode_vector
 from kvstore.client.client import AsyncClient
@@ -198,10 +198,10 @@ class FakeCluster:
             return self._get(key)
         if verb == Verb.PUT:
             put = decode_put(body)
-            return self._write(node, key, put.operation_id, put.value, put.context, put.ttl_ms)
+            return self._write(node, key, put.operation_id, put.value, put.context, put.ttl_ms, put.tells_history)
         if verb == Verb.DELETE:
             delete = decode_delete(body)
-            return self._write(node, key, delete.operation_id, None, delete.context, 0)
+            return self._write(node, key, delete.operation_id, None, delete.context, 0, delete.tells_history)
         return b"pong"
 
     def _get(self, name: bytes) -> bytes:
@@ -216,8 +216,9 @@ class FakeCluster:
         return encode_context(storage_key(name)[:8], self.hlc, encode_vector(state.vector))
 
     def _write(
-        self, node: FakeNode, name: bytes, operation_id: bytes, value: bytes | None, context: bytes | None, ttl_ms: int
-    ) -> bytes:
+        self, node: FakeNode, name: bytes, operation_id: bytes, value: bytes | None, context: bytes | None, ttl_ms: int,
+        tells_history: bool = False,
+    ) -> bytes:  # fmt: skip
         state = self.store.get(name, EMPTY)
         vector = {} if context is None else decode_context(context, storage_key(name)[:8])[0]
         superseded = False
@@ -233,7 +234,9 @@ class FakeCluster:
                 state = update(state, vector, new, b"")
             self.store[name] = state
         live = sum(sibling.value is not None for sibling in state.siblings)
-        following = b"" if live > 1 else self._context(name, state)
+        following = self._context(name, state)
+        if live > 1:
+            following = encode_history(storage_key(name)[:8], encode_vector(state.vector)) if tells_history else b""
         return encode_body([3, 2, 3, 3, 2, live, superseded, following])
 
 

@@ -291,7 +291,7 @@ def test_counts_come_from_the_call_then_the_bucket_object_then_the_cluster() -> 
         await fast.put("k", 1, w=3, dw=2, pw=2, ttl=timedelta(seconds=1))
         await fast.put("k", 1, consistency=Consistency.QUORUM, dw=0)
 
-        reads = [tuple(decode_get(request[5])) for request in cluster.seen if request[1] == Verb.GET]
+        reads = [tuple(decode_get(request[5]))[:2] for request in cluster.seen if request[1] == Verb.GET]
         puts = [decode_put(request[5]) for request in cluster.seen if request[1] == Verb.PUT]
         assert reads == [(None, None), (1, None), (2, 1), (102, None)]
         assert [(put.w, put.dw, put.pw, put.ttl_ms) for put in puts] == [

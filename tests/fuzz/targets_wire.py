@@ -10,9 +10,11 @@ import msgpack
 from xxhash import xxh3_64_digest
 
 from kvstore import groups, pages
-from kvstore.causality.context import decode_context, encode_context
+from kvstore.causality.context import decode_context, decode_history, encode_context, encode_history
 from kvstore.causality.version_vector import VersionVector, decode_vector, encode_vector
 from kvstore.client.datatypes import Codec
+from kvstore.client.failures import InvalidSession
+from kvstore.client.session_state import SessionState
 from kvstore.errors import (
     DecodeError,
     InvalidArgument,
@@ -24,7 +26,12 @@ from kvstore.errors import (
     error_to_wire,
 )
 from kvstore.ids import ActorId, ClusterId, NodeId, ObjectType, StorageKey
-from kvstore.limits import FRAME_SIZE_BYTES_MAX, REASSEMBLY_BYTES_MAX, TOPOLOGY_SIZE_BYTES_MAX
+from kvstore.limits import (
+    FRAME_SIZE_BYTES_MAX,
+    REASSEMBLY_BYTES_MAX,
+    SESSION_OBJECTS_COUNT_MAX,
+    TOPOLOGY_SIZE_BYTES_MAX,
+)
 from kvstore.messages import (
     decode_body,
     decode_delete,
@@ -203,9 +210,9 @@ def _administrate(data: bytes) -> Any:
 def _bodies() -> list[Target]:
     get_reply = [b"context", 2, 3, 2, b"a" * 20, 1, 5, 0, b"value"]
     return [
-        _body("put", [[ID, b"value", b"context", 0, None, 2, None], [ID, b"", None, 9, 101, 102, 0]], decode_put),
+        _body("put", [[ID, b"value", b"context", 0, None, 2, None], [ID, b"", None, 9, 101, 102, 0, True]], decode_put),
         _body("delete", [[ID, b"context", None, 2, None]], decode_delete_fields),
-        _body("get", [[2, 101], [None, None]], decode_get),
+        _body("get", [[2, 101], [None, None], [None, 1, b"history"]], decode_get),
         _body("put reply", [[2, 2, 3, 2, 1, 1, False, b"context"]], decode_put_reply),
         Target("get reply", [encode_body(get_reply), encode_body([*get_reply, *get_reply[4:]]), encode_body(get_reply[:4])],
                decode_get_reply, (DecodeError,), bombs=[*NESTED, b"\xdd\x00\x00\xff\xff" + b"\xc0" * 65_535], weight=4),
@@ -269,12 +276,36 @@ def _contexts() -> list[Target]:
         assert encode_vector(vector) == data, "two encodings of one vector"
 
     return [
+        Target("history", [encode_history(token, vector) for vector in vectors], lambda data: decode_history(data, token),
+               (InvalidContext,), packed_from=None, bombs=[encode_context(token, 77, one_more), bytes(4 * MIB)]),
         Target("context", [encode_context(token, 77, vector) for vector in vectors], lambda data: decode_context(data, token),
                (InvalidContext,), _context_law, packed_from=None,
                bombs=[encode_context(token, 77, widest), encode_context(token, 77, one_more), bytes(4 * MIB)]),
         Target("vector", vectors, decode_vector, (DecodeError,), vector_law, packed_from=None, weight=2,
                bombs=[widest, one_more, bytes(4 * MIB), one_more[-28:] * 150_000]),
     ]  # fmt: skip
+
+
+def _session() -> Target:
+    state, many = SessionState(), SessionState()
+    for each, count in ((state, 3), (many, SESSION_OBJECTS_COUNT_MAX)):
+        each.bind(b"c" * 16)
+        for number in range(count):
+            name_hash = number.to_bytes(8, "big")
+            each.note(name_hash, encode_history(name_hash, encode_vector(dict.fromkeys(ACTORS, number + 1))))
+
+    def mend(data: bytes) -> bytes:
+        return data[:-8] + xxh3_64_digest(data[:-8])
+
+    def law(data: bytes, decoded: SessionState, rng: random.Random) -> None:
+        assert decoded.encode() == data, "two tokens say the same"
+
+    too_many = many.encode()[:-8] + (b"\xff" * 8 + b"\0\1" + encode_vector({ACTORS[0]: 1}))
+    bombs = [many.encode(), mend(too_many + bytes(8)), bytes(4 * MIB), mend(b"\1" + b"c" * 16 + bytes(512 * 1024))]
+    seeds = [SessionState().encode(), state.encode()]
+    return Target(
+        "session", seeds, SessionState.decode, (InvalidSession,), law, mend, packed_from=None, bombs=bombs, weight=2
+    )
 
 
 def _names() -> list[Target]:
@@ -324,6 +355,7 @@ def wire_targets() -> list[Target]:
         *_bodies(),
         _errors(),
         *_contexts(),
+        _session(),
         *_names(),
         _topologies(),
     ]

@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from kvstore import groups
-from kvstore.causality.context import decode_context, encode_context
+from kvstore.causality.context import decode_context, decode_history, encode_context, encode_history
 from kvstore.causality.dvvset import EMPTY, DVVSet, Sibling, update
 from kvstore.causality.version_vector import encode_vector
+from kvstore.client.session_state import SessionState
 from kvstore.errors import Overloaded, error_from_wire, error_to_wire
 from kvstore.ids import ActorId, ClusterId, HlcTimestamp, NodeId, ObjectType, OperationId, StorageKey
 from kvstore.messages import (
@@ -24,6 +25,7 @@ from kvstore.messages import (
     GetRequest,
     PutReply,
     PutRequest,
+    asking_history,
     decode_delete,
     decode_get,
     decode_get_reply,
@@ -31,6 +33,7 @@ from kvstore.messages import (
     decode_put_reply,
     encode_body,
     encode_get_reply,
+    in_session,
 )
 from kvstore.ring import BucketProperties, Member, begin_move, finish_move, flip_move, found, with_bucket
 from kvstore.ring.topology_codec import decode as decode_topology
@@ -63,7 +66,7 @@ class Example:
 
 def examples() -> list[Example]:
     """Return every example, in the order of the files."""
-    return [*_records(), *_frames(), *_bodies(), *_contexts(), *_topologies(), *_names()]
+    return [*_records(), *_frames(), *_bodies(), *_contexts(), *_sessions(), *_topologies(), *_names()]
 
 
 def _put(
@@ -115,10 +118,14 @@ def _bodies() -> list[Example]:
     read = [b"context", 2, 3, 2, [ACTORS[0], 3, NOW, 0, b"value"]]
     error = Overloaded("full", retry_after_s=0.5)
     return [
-        Example("body", "put", put, lambda each: encode_body(list(each)), decode_put),
+        Example("body", "put", put, lambda each: encode_body(list(each[:7])), decode_put),
+        Example("body", "put of a session", put._replace(tells_history=True),
+                lambda each: asking_history(encode_body(list(each[:7]))), decode_put),
         Example("body", "delete", PutRequest(OPERATION, None, b"context", 0, 2, None, None),
-                lambda _: encode_body(list(delete)), decode_delete),
-        Example("body", "get", GetRequest(2, 101), lambda each: encode_body(list(each)), decode_get),
+                lambda _: encode_body(list(delete[:5])), decode_delete),
+        Example("body", "get", GetRequest(2, 101), lambda each: encode_body(list(each[:2])), decode_get),
+        Example("body", "get of a session", GetRequest(2, 101, b"history"),
+                lambda each: in_session(encode_body(list(each[:2])), b"history"), decode_get),
         Example("body", "put reply", reply, lambda each: encode_body(list(each)), decode_put_reply),
         Example("body", "get reply", read, lambda each: encode_get_reply(*each), _plain_get_reply),
         Example("body", "error", [error.code, error.message, error.details], lambda _: error_to_wire(error), _plain_error),
@@ -148,7 +155,25 @@ def _contexts() -> list[Example]:
     return [
         Example("context", "of nothing", ({}, 0), encode, decode),
         Example("context", "of two actors", both, encode, decode),
+        Example(
+            "context",
+            "that only reads take",
+            both[0],
+            lambda vector: encode_history(KEY[:8], encode_vector(vector)),
+            lambda context: decode_history(context, KEY[:8]),
+        ),
     ]
+
+
+def _sessions() -> list[Example]:
+    state = SessionState()
+    state.bind(b"c" * 16)
+    state.note(KEY[:8], encode_history(KEY[:8], encode_vector(dict(zip(ACTORS, (3, 1), strict=True)))))
+
+    def decode(token: bytes) -> bytes:
+        return SessionState.decode(token).encode()
+
+    return [Example("session", "of one object", state.encode(), lambda token: token, decode)]
 
 
 def _topologies() -> list[Example]:

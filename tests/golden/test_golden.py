@@ -12,7 +12,7 @@ import msgpack
 import pytest
 import xxhash
 
-from kvstore.causality.context import CONTEXT_FORMAT, decode_context
+from kvstore.causality.context import HISTORY_FORMAT, decode_context, decode_history
 from kvstore.errors import ConfigError, Corruption, DecodeError, InvalidContext, ProtocolMismatch
 from kvstore.messages import PROTOCOL_VERSION
 from kvstore.ring.topology_codec import FORMAT_VERSION
@@ -62,10 +62,12 @@ def test_a_record_of_a_newer_format_names_both(rest: list[object]) -> None:
 
 def test_a_context_of_a_newer_format_names_both() -> None:
     """The client used another version's node to read."""
-    newer = bytes((CONTEXT_FORMAT + 1,)) + read_golden("context")["of two actors"][1:]
+    newer = bytes((HISTORY_FORMAT + 1,)) + read_golden("context")["of two actors"][1:]
 
-    with pytest.raises(InvalidContext, match=r"format 2, this node reads 1"):
+    with pytest.raises(InvalidContext, match=r"format 3, this node reads 1"):
         decode_context(newer, KEY[:8])
+    with pytest.raises(InvalidContext, match=r"format 3, this node reads 2"):
+        decode_history(newer, KEY[:8])
 
 
 def test_a_topology_of_a_newer_format_names_both() -> None:

@@ -96,7 +96,7 @@ def test_a_get_says_its_counts_or_nothing() -> None:
     strict = get_operation(pb.GetRequest(object=K, r=2, pr=0), register_everywhere)
 
     assert (plain.verb, plain.name, plain.body, plain.operation_id) == (Verb.GET, NAME, b"", b"")
-    assert tuple(decode_get(strict.body)) == (2, 0)
+    assert decode_get(strict.body) == (2, 0, None)
 
 
 def test_a_delete_needs_a_context() -> None:
