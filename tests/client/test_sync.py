@@ -19,8 +19,9 @@ from kvstore.client import sync
 from kvstore.client.batch import AsyncBatch
 from kvstore.client.bucket import AsyncBucket
 from kvstore.client.failures import ClientClosed, ClientForked
+from kvstore.client.session import AsyncSession
 from kvstore.env import Accept, Connection
-from kvstore.messages import Verb
+from kvstore.messages import Verb, decode_get
 from tests.client.fake_cluster import FakeCluster, apply_then_hang_up, stay_silent
 
 
@@ -57,7 +58,7 @@ def loop_threads() -> list[threading.Thread]:
     return [thread for thread in threading.enumerate() if thread.name == "kvstore-client"]
 
 
-PAIRS = [(AsyncClient, Client), (AsyncBucket, sync.Bucket), (AsyncBatch, sync.Batch)]
+PAIRS = [(AsyncClient, Client), (AsyncBucket, sync.Bucket), (AsyncBatch, sync.Batch), (AsyncSession, sync.Session)]
 
 
 @pytest.mark.parametrize(("source", "face"), PAIRS, ids=lambda kind: kind.__name__)
@@ -106,6 +107,27 @@ def test_everything_works_without_awaiting(kv: Client) -> None:
     assert kv.delete("k").siblings == 0
     with pytest.raises(errors.InvalidContext):
         kv.put("k", 1, context=None)
+
+
+def test_a_session_moves_from_one_client_to_another() -> None:
+    """The token is bytes; the block is a plain `with`; buckets, batches and reads of the session know what it has seen."""
+    transport = SelfStarting()
+    with open_client(transport) as kv, kv.session() as session:
+        session.put("k", 1)
+        session.bucket("default", type=int).put("n", 2)
+        token = session.token
+        # Another stream of random numbers: two clients of one stream would use the same operation ids.
+        with Client(["n0:1"], transport=transport, clock=transport.cluster.clock, rng=random.Random(4)) as other:
+            moved = other.session(token)
+            assert (moved.get("k").value, moved.bucket("default", type=int).get("n").value) == (1, 2)
+            moved.update("k", lambda value: value + 1)
+            moved.delete("n")
+            later = moved.token
+            assert session.token == token, "the first one has not seen what the other did"
+            assert later != token
+            assert not kv.session(moved.token).get("n").found
+    histories = [decode_get(request[5]).history for request in transport.cluster.seen if request[1] == Verb.GET]
+    assert all(histories)
 
 
 def test_a_batch_and_get_many(kv: Client, monkeypatch: pytest.MonkeyPatch) -> None:
