@@ -120,6 +120,8 @@ class Op:
     """Reads that were answered by one replica alone: which."""
     error: str | None = None
     """Completed with fail or info: the code of the error."""
+    session: int | None = None
+    """The session that it belongs to, if it is in one. Sessions move: its operations may be of several processes."""
 
     def to_json(self) -> str:
         """Return one line of JSON; fields at their default are left out."""
@@ -237,12 +239,13 @@ class History:
     def invoke(
         self, process: int, f: F, key: str, *, time_ns: int, kind: Kind = Kind.REGISTER, value: str | None = None,
         shown: Iterable[str] = (), context_kind: ContextKind = ContextKind.BLIND, context: bytes | None = None,
-        r: int | None = None, operation_id: str | None = None, replica: str | None = None,
+        r: int | None = None, operation_id: str | None = None, replica: str | None = None, session: int | None = None,
     ) -> Op:  # fmt: skip
         """Add an operation that is about to be sent; pass what it returns to `complete`."""
         return self.append(Op(
             index=len(self.ops), process=process, type=OpType.INVOKE, f=f, key=key, time_ns=time_ns, kind=kind, value=value,
             shown=tuple(shown), context_kind=context_kind, context=context, r=r, operation_id=operation_id, replica=replica,
+            session=session,
         ))  # fmt: skip
 
     def complete(

@@ -2,7 +2,7 @@
 
     Evidence(history, witness, finals, clocks, …) ── judge ──► [Verdict]        broken(verdicts) ──► lines; none is a good run
 
-    black box   causality  phantoms  lww  lww_clocks  resurrection  siblings  set_full  refused
+    black box   causality  phantoms  lww  lww_clocks  resurrection  siblings  set_full  sessions  refused
     white box   dots  dot_causality  convergence  counts  durable  sent_once  nodes           figures only: staleness
 
 What is covered
@@ -25,6 +25,7 @@ from jepsen_lite.checkers.dots import Binding, Dot, DotWitness
 from jepsen_lite.checkers.lww import check_lww
 from jepsen_lite.checkers.resurrection import check_resurrection
 from jepsen_lite.checkers.sent_once import check_sent_once
+from jepsen_lite.checkers.sessions import check_sessions
 from jepsen_lite.checkers.set_full import check_set_full
 from jepsen_lite.checkers.siblings import check_siblings
 from jepsen_lite.checkers.staleness import measure_staleness
@@ -88,6 +89,7 @@ def judge(evidence: Evidence) -> list[Verdict]:
         check_resurrection(history, converged_at_ns=finals.converged_ns, written_twice=twice),
         check_siblings(history, siblings_max=evidence.siblings_max, written_twice=twice),
         check_set_full(history),
+        check_sessions(history, written_twice=twice),
         evidence.witness.verdict(),
         check_dot_causality(history, _observed(evidence)),
         _convergence(evidence),

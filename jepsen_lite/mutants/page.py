@@ -54,8 +54,9 @@ def page(document: Mapping[str, Any], library: Iterable[Mutant], later: Sequence
 def _row(result: Mapping[str, Any], mutant: Mutant) -> str:
     found_by = ", ".join(result["killed_by"]) or f"**{result['outcome']}**"
     seed = "" if result["seed"] is None else result["seed"]
+    load = f" (load: `{mutant.workload}`)" if mutant.workload else ""
     return (
-        f"| `{mutant.name}` | {mutant.author} | {_cell(mutant.says)} | {mutant.promise} | {_cell(found_by)} | {seed} "
+        f"| `{mutant.name}` | {mutant.author} | {_cell(mutant.says)}{load} | {mutant.promise} | {_cell(found_by)} | {seed} "
         f"| {result['seeds']} | {result['virtual_s']:.0f} | {result['cpu_s']:.1f} |"
     )
 

@@ -58,6 +58,8 @@ class SuiteReport:
     harness: tuple[str, ...]
     control: MutantResult
     results: tuple[MutantResult, ...]
+    controls: tuple[MutantResult, ...] = ()
+    """The product as it is under other loads, if a mutant needs one."""
 
     @property
     def killed(self) -> int:
@@ -72,13 +74,15 @@ class SuiteReport:
     @property
     def is_ok(self) -> bool:
         """Whether every mutant was killed, and the product was not."""
-        return self.control.outcome == "survived" and bool(self.results) and self.killed == len(self.results)
+        is_sound = all(each.outcome == "survived" for each in (self.control, *self.controls))
+        return is_sound and bool(self.results) and self.killed == len(self.results)
 
     def as_json(self) -> dict[str, Any]:
         """Return everything, for a file that the next night compares itself with."""
         return {
             "harness": list(self.harness), "killed": self.killed, "total": len(self.results), "score": self.score,
-            "ok": self.is_ok, "control": asdict(self.control), "mutants": [asdict(result) for result in self.results],
+            "ok": self.is_ok, "control": asdict(self.control),
+            "controls": [asdict(each) for each in self.controls], "mutants": [asdict(result) for result in self.results],
         }  # fmt: skip
 
     def as_table(self) -> Table:
@@ -90,8 +94,9 @@ class SuiteReport:
         for column in ("seed", "runs", "virtual s", "CPU s"):
             table.add_column(column, justify="right")
         order = ["killed", "survived", "broken"]
-        for result in [self.control, *sorted(self.results, key=lambda each: order.index(each.outcome))]:
-            table.add_row(*_row(result, is_control=result is self.control))
+        controls = [self.control, *self.controls]
+        for result in [*controls, *sorted(self.results, key=lambda each: order.index(each.outcome))]:
+            table.add_row(*_row(result, is_control=result in controls))
         return table
 
 

@@ -30,7 +30,7 @@ from pathlib import Path
 from rich.console import Console
 
 from jepsen_lite.mutants.apply import copy_base, make_tree
-from jepsen_lite.mutants.mutant import CONTROL, LATER, Mutant, MutantError, chosen, load_library
+from jepsen_lite.mutants.mutant import CONTROL, LATER, Mutant, MutantError, chosen, control_of, load_library
 from jepsen_lite.mutants.outcome import Outcome, RunReport, read_run
 from jepsen_lite.mutants.page import page
 from jepsen_lite.mutants.report import MutantResult, SuiteReport, result_of
@@ -42,7 +42,8 @@ HARNESS = ("python", "-m", "jepsen_lite.cli", "run", "--seeds", "{seed}..{next}"
 
 @dataclass(frozen=True, slots=True)
 class SuiteOptions:
-    """`harness` is a command with {seed} and {next}; "python" is this interpreter. `run_s_max` is wall time of one run, far
+    """`harness` is a command with {seed} and {next}, to which a mutant that needs another load than the default adds
+    `--workload NAME`; "python" is this interpreter. `run_s_max` is wall time of one run, far
     above what it needs: a mutant that never ends is killed by that. `cpu_s_max` bounds all runs of one mutant."""
 
     harness: tuple[str, ...] = HARNESS
@@ -60,10 +61,25 @@ def run_suite(
     _Scheduler(options, [control], seeds_max=1).run()
     subjects = [_Subject(mutant, base, options) for mutant in mutants] if control.is_open else []
     _Scheduler(options, subjects, told=told).run()
-    used = max((len(subject.runs) for subject in subjects), default=1)
+    used = max((len(subject.runs) for subject in subjects if not subject.mutant.workload), default=1)
     _Scheduler(options, [control], seeds_max=used).run()
     told(control.result())
-    return SuiteReport(options.harness, control.result(), tuple(subject.result() for subject in subjects))
+    controls = _other_controls(subjects, base, options)
+    return SuiteReport(options.harness, control.result(), tuple(subject.result() for subject in subjects), controls)
+
+
+def _other_controls(subjects: Sequence[_Subject], base: Path, options: SuiteOptions) -> tuple[MutantResult, ...]:
+    """Run the unchanged product on the seeds of every other load that a mutant met."""
+    used = {subject.mutant.workload: 0 for subject in subjects if subject.mutant.workload}
+    for subject in subjects:
+        if subject.mutant.workload:
+            used[subject.mutant.workload] = max(used[subject.mutant.workload], len(subject.runs))
+    results = []
+    for workload, seeds_max in used.items():
+        control = _Subject(control_of(workload), base, options)
+        _Scheduler(options, [control], seeds_max=seeds_max).run()
+        results.append(control.result())
+    return tuple(results)
 
 
 @dataclass(slots=True)
@@ -86,7 +102,7 @@ class _Subject:
     def maybe_seed(self, seeds_max: int) -> int | None:
         """Return the next seed to run, if one is left within the bounds (the control has only those of the others)."""
         count = len(self.runs)
-        is_spent = self.cpu_s >= self.options.cpu_s_max and self.mutant is not CONTROL
+        is_spent = self.cpu_s >= self.options.cpu_s_max and bool(self.mutant.edits)
         if not self.is_open or is_spent or count >= min(seeds_max, len(self.options.seeds)):
             return None
         return self.options.seeds[count]
@@ -122,8 +138,8 @@ class _Child:
         self._stdout, self._stderr = subject.tree.parent / "stdout", subject.tree.parent / "stderr"
         with self._stdout.open("wb") as stdout, self._stderr.open("wb") as stderr:
             self.process = subprocess.Popen(
-                _command(subject.options.harness, seed), cwd=subject.tree, env=_environment(os.environ, subject.tree),
-                stdin=subprocess.DEVNULL, stdout=stdout, stderr=stderr,
+                _command(subject.options.harness, seed, subject.mutant.workload), cwd=subject.tree,
+                env=_environment(os.environ, subject.tree), stdin=subprocess.DEVNULL, stdout=stdout, stderr=stderr,
             )  # fmt: skip
         self.fd = os.pidfd_open(self.process.pid)
         self.late_at = time.monotonic() + subject.options.run_s_max
@@ -199,8 +215,9 @@ class _Scheduler:
             child.end_if_late()
 
 
-def _command(harness: Sequence[str], seed: int) -> list[str]:
+def _command(harness: Sequence[str], seed: int, workload: str) -> list[str]:
     filled = [part.replace("{seed}", str(seed)).replace("{next}", str(seed + 1)) for part in harness]
+    filled += ["--workload", workload] if workload else []
     return [sys.executable, *filled[1:]] if filled[0] == "python" else filled
 
 

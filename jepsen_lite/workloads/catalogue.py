@@ -11,7 +11,7 @@ All judges judge every run (judges.py): each finds its objects by their kind, so
 from __future__ import annotations
 
 import random
-from typing import Final
+from typing import Any, Final
 
 from jepsen_lite.history import History
 from jepsen_lite.recorder import Board, Recorder, RecordingWorld
@@ -19,6 +19,7 @@ from jepsen_lite.workloads.deletes import Deletes
 from jepsen_lite.workloads.mix import Mix
 from jepsen_lite.workloads.pace import Forget, Pace, Workload, work
 from jepsen_lite.workloads.registers import Churn, Hot, Large, Lww, Registers
+from jepsen_lite.workloads.sessions import SessionRecorder, Sessions
 from jepsen_lite.workloads.sets import Sets
 
 __all__ = ["DEFAULT_NAME", "WORKLOADS", "draw", "open_reader", "open_recorder", "work", "workload_line"]
@@ -29,7 +30,9 @@ CLIENT_LASTS: Final = 4
 READER_TIMEOUT_S: Final = 30.0
 READER_ATTEMPT_TIMEOUT_S: Final = 10.0
 """The reader is in no hurry: a record of several MiB has to come from all replicas."""
-WORKLOADS: Final = tuple((kind.NAME, kind.says) for kind in (Mix, Registers, Lww, Sets, Deletes, Churn, Hot, Large))
+WORKLOADS: Final = tuple(
+    (kind.NAME, kind.says) for kind in (Mix, Registers, Lww, Sets, Deletes, Churn, Hot, Large, Sessions)
+)
 """(name, what it is for), the default first."""
 
 
@@ -41,7 +44,7 @@ def draw(name: str, rng: random.Random, *, forget: Forget | None = None) -> Work
             return Mix(pace, rng, forget=forget)
         case Registers.NAME:
             return Registers(pace, forget=forget)
-    for kind in (Lww, Sets, Deletes, Churn, Hot, Large):
+    for kind in (Lww, Sets, Deletes, Churn, Hot, Large, Sessions):
         if name == kind.NAME:
             return kind(pace)
     raise ValueError(f"no workload {name!r}; there are {', '.join(known for known, _ in WORKLOADS)}")
@@ -56,10 +59,12 @@ def workload_line(workload: Workload) -> str:
 def open_recorder(world: RecordingWorld, history: History, board: Board, name: str, workload: Workload) -> Recorder:
     """Return a client for this workload."""
     pace = workload.pace
-    return Recorder(
-        world, history, board, name, timeout_s=pace.timeout_s, attempt_timeout_s=pace.attempt_timeout_s,
-        client_lasts=CLIENT_LASTS,
-    )  # fmt: skip
+    options: dict[str, Any] = {
+        "timeout_s": pace.timeout_s, "attempt_timeout_s": pace.attempt_timeout_s, "client_lasts": CLIENT_LASTS,
+    }  # fmt: skip
+    if isinstance(workload, Sessions):
+        return SessionRecorder(world, history, board, name, workload.lobby, **options)
+    return Recorder(world, history, board, name, **options)
 
 
 def open_reader(world: RecordingWorld, history: History, board: Board) -> Recorder:

@@ -89,6 +89,23 @@ def test_the_control_must_pass_every_seed_that_a_mutant_took(base: Path) -> None
     assert (report.control.outcome, report.control.seed, report.is_ok) == ("killed", 2, False)
 
 
+def test_a_mutant_that_needs_another_load_gets_it_and_so_does_the_product(base: Path) -> None:
+    """The default load would never show it; a seed on which the product fails under that load has killed nobody."""
+    fake = FAKE.replace("promise(seed)", "promise(seed if sys.argv[3:] == ['--workload', 'other'] else None)")
+    (base / "small/fake.py").write_text(fake)
+    mutant = Mutant(
+        "loaded", "It is wrong.", "1", "lead", ("x",), (Edit("small/a.py", "True", "seed != 1"),), workload="other"
+    )
+
+    report = run_suite([mutant], _options(3), base)
+    assert [(r.mutant, r.outcome, r.seed) for r in report.results] == [("loaded", "killed", 1)]
+    assert [(r.mutant, r.outcome, r.seeds) for r in report.controls] == [("(unchanged, other)", "survived", 2)]
+    assert report.control.seeds == 1 and report.is_ok
+
+    (base / "small/a.py").write_text("def promise(seed):\n    return True and seed != 1\n")
+    assert not run_suite([mutant], _options(3), base).is_ok
+
+
 def test_a_mutant_that_does_not_fit_or_does_not_run_is_broken(base: Path) -> None:
     """Neither survived nor killed, and the suite fails."""
     misfit = Mutant("misfit", "It is wrong.", "1", "lead", ("x",), (Edit("small/a.py", "gone", "y"),))
