@@ -284,7 +284,9 @@ class Recorder:
         self._world.atlas.acknowledged(target.storage_key, result.durable)
         self._check_counts(op, counts, result)
         if self.board.durable is not None and raw and not result.superseded:
-            self.board.durable.acknowledged(target.storage_key, stored_name(raw), result.durable, op.index)
+            guests = max(0, result.needed - (result.n // 2 + 1 if counts.w is None else counts.w))
+            name = stored_name(raw)
+            self.board.durable.acknowledged(target.storage_key, name, result.durable, op.index, guests=guests)
 
     async def _ask(self, op: Op, call: Callable[[], Awaitable[T]], timeout_s: float | None) -> T | None:
         """Return the answer; None if there is none, which is then written down, and `_outcome` says how it ended."""

@@ -54,8 +54,11 @@ class DurableJudge:
         self.writes = self.values = self.reads = 0
         """What was judged: acknowledged writes, shown values, reads held to quorums."""
 
-    def acknowledged(self, object_id: bytes, name: str, durable: int, index: int) -> None:
-        """A client is told now that the value `name` is on `durable` disks. `index`: its invocation."""
+    def acknowledged(self, object_id: bytes, name: str, durable: int, index: int, *, guests: int = 0) -> None:
+        """A client is told now that the value `name` is on `durable` disks. `index`: its invocation.
+
+        While owners change, up to `guests` of these disks may be of nodes that no read asks: only the others hold a read to it.
+        """
         dots = self._witness.dots_of(object_id, name)
         if not dots:
             return
@@ -67,7 +70,8 @@ class DurableJudge:
             self._add(Broken.UNSYNCED, object_id, message, index)
         elif len(dots) == 1:
             floors = self._floors.setdefault(object_id, {})
-            floors[durable] = merge_vectors(floors.get(durable, {}), {ActorId(dots[0].actor): dots[0].counter})
+            owners = durable - guests
+            floors[owners] = merge_vectors(floors.get(owners, {}), {ActorId(dots[0].actor): dots[0].counter})
 
     def floor(self, object_id: bytes) -> Floor:
         """Return what a read that begins now has to see; give it to `shown`."""

@@ -126,6 +126,18 @@ def test_a_read_that_must_meet_a_write_has_seen_it(
     assert disks.broken == broken
 
 
+def test_a_disk_of_a_guest_holds_no_read_to_a_write(disks: Disks) -> None:
+    """While a node takes over a partition a write asks one more, whom reads do not ask yet (`sessions` seed 10 found it)."""
+    for number in range(3):
+        disks.sync(number, A, 1)
+    disks.judge.acknowledged(K, "x", 3, 0, guests=1)
+    disks.judge.answered(K, UNUSABLE, disks.judge.floor(K), replied=1, n=3, index=1)
+    assert disks.broken == []
+
+    disks.judge.answered(K, UNUSABLE, disks.judge.floor(K), replied=2, n=3, index=2)
+    assert disks.broken == [Broken.MISSED]
+
+
 def test_a_read_owes_nothing_to_what_was_acknowledged_after_it_began(disks: Disks) -> None:
     """Nor to an object of which a copy was ever damaged: the replica that answered may have lost it."""
     disks.sync(0, A, 1)
