@@ -140,9 +140,7 @@ class LaneConnection(asyncio.Protocol):
             frame, start = data[start + _LENGTH : stop], stop
             try:
                 handler.frame_received(frame)
-            except (
-                Exception
-            ) as bug:  # the task boundary: a handler must not raise, and if it does nobody else would see it
+            except Exception as bug:  # the task boundary: nobody else would see it
                 self.close(report_bug(self.peer, bug))
             if self.is_closed:
                 break
