@@ -21,6 +21,7 @@ from jepsen_lite.sim.clock_faults import ClockFault, ClockFaults, plan
 from jepsen_lite.sim.disk import Snapshot
 from jepsen_lite.sim.disk_faults import DiskFault, DiskNemesis
 from jepsen_lite.sim.fault_log import FaultLog
+from jepsen_lite.sim.net_partitions import PARTITION_MODES, isolate, partition
 from jepsen_lite.sim.net_wire import COUNTERS
 from jepsen_lite.sim.processes import Process
 from jepsen_lite.sim.world import Host, World
@@ -45,6 +46,11 @@ CLONE_WAIT_S = 20.0
 HEARD_S = 7
 """Longer than a link takes to find that its peer is gone: `dead_beats` heartbeats."""
 START_S_MAX, START_POLL_S = 60.0, 0.02
+STRIKE_POLL_S, STRIKES_MAX = 0.02, 8
+STRIKE_PAUSES_S = (0.1, 0.4, 2.0)
+"""Mean time until the first strike at a move, and between two: pages, phases or the whole of it."""
+STRIKE_CUT_SHARE, STRIKE_EVENT_SHARE, STRIKE_CUTS_S = 0.35, 0.25, (0.5, 3.0, 12.0)
+"""A cut of the last kind outlasts JOIN_TIMEOUT_S, after which the founder cancels a move that is COPYING."""
 
 
 class ProcessFault(StrEnum):
@@ -91,7 +97,8 @@ class Nemesis:
             rng=world.rng("disk nemesis"),
             atlas=world.atlas,
             log=self.disks,
-            may_cost_a_node=world.is_settled,
+            may_cost_a_node=self._may_cost_a_node,
+            counts=self._counts,
         )
         self._restarts: dict[str, asyncio.Task[None]] = {}
         self._stops: list[asyncio.Task[None]] = []
@@ -99,7 +106,7 @@ class Nemesis:
         """The one machine that may come back under another address: of two, neither could find the other again."""
         self._snapshots: dict[str, Snapshot] = {}
         self._clock_faults: ClockFaults | None = None
-        self._is_over = False
+        self._is_over = self._is_healed = False
 
     @property
     def counts(self) -> dict[str, int]:
@@ -135,9 +142,13 @@ class Nemesis:
         ):  # fmt: skip
             tasks.append(world.loop.create_task(self._repeat(pause_s, strike, ends_at)))
         tasks.append(world.loop.create_task(self._hurt_disks(ends_at)))
+        if swarm.strikes_per_move:
+            tasks.append(world.loop.create_task(self._strike_moves(ends_at)))
+        world.moves.is_under_faults = True
         tasks.append(world.loop.create_task(self._bring_back(ends_at)))
         for host in self._latecomers_due():
-            self._restarts[host.name] = world.loop.create_task(self._restart(host, self._rng.uniform(0, duration_s)))
+            delay_s = self._rng.uniform(0, duration_s * world.swarm.late_until)
+            self._restarts[host.name] = world.loop.create_task(self._restart(host, delay_s))
         await asyncio.sleep(max(0.0, ends_at - world.loop.time()))
         for task in tasks:
             task.cancel()
@@ -147,7 +158,7 @@ class Nemesis:
     async def end(self) -> None:
         """End every fault that can end, and start every node that will start."""
         world = self._world
-        self._is_over = True
+        self._is_over, world.moves.is_under_faults = True, False
         world.network.calm()
         world.loop.on_point = None
         self._disk_nemesis.heal_all()
@@ -161,11 +172,15 @@ class Nemesis:
                 world.loop.resume(host.process)
         for task in [*self._stops, *self._restarts.values()]:
             await task
+        self._is_healed = True
         for host in world.hosts:
             if not host.is_up and not host.is_gone:
                 await self._restart(host, 0.0)
-        if not any(host.is_gone for host in world.hosts):
+        gone = [host for host in world.hosts if host.is_gone]
+        if not gone:
             await world.wait_settled()
+        elif world.swarm.has_moves:
+            world.problems += [f"moves: {host.name} could not join a healed cluster: {host.refusal}" for host in gone]
         if self._swarm.clone_pause_s != float("inf"):
             await self._try_clone()
 
@@ -328,6 +343,50 @@ class Nemesis:
         self._world.loop.slow_down(process, self._swarm.starve_factor)
         self._world.loop.call_later(rng.uniform(0, 5.0), self._world.loop.slow_down, process, 1.0)
 
+    # --- moves --------------------------------------------------------------------------------------------------------
+
+    async def _strike_moves(self, ends_at: float) -> None:
+        """Strike while partitions move: a move takes about a second, and would mostly pass between two faults."""
+        rng, struck = self._world.rng("strikes"), (0, b"")
+        while self._world.loop.time() < ends_at:
+            await asyncio.sleep(STRIKE_POLL_S)
+            move = self._world.moves.current
+            if move is not None and (move.began, move.joiner) != struck:
+                struck = move.began, move.joiner
+                await self._strike(rng, ends_at)
+
+    async def _strike(self, rng: random.Random, ends_at: float) -> None:
+        pause_s = rng.choice(STRIKE_PAUSES_S)
+        left = min(STRIKES_MAX, round(rng.expovariate(1 / self._swarm.strikes_per_move)))
+        while left:
+            left -= 1
+            await asyncio.sleep(rng.expovariate(1 / pause_s))
+            move = self._world.moves.current
+            if move is None or self._world.loop.time() >= ends_at:
+                return
+            up = self._world.running()
+            joiners = [host for host in up if _id_of(host) == move.joiner]
+            victim = rng.choice([*up, *joiners, *joiners]) if up else None
+            if victim is not None:
+                await self._strike_at(victim, rng)
+
+    async def _strike_at(self, victim: Host, rng: random.Random) -> None:
+        draw = rng.random()
+        if draw < STRIKE_CUT_SHARE:
+            names = [host.name for host in self._world.hosts]
+            links = (
+                partition(rng.choice(PARTITION_MODES[1:]), names, rng)
+                if rng.random() < 0.5
+                else isolate(names, victim.name)
+            )
+            self._world.network.cut_links(links)
+            cut_s = rng.expovariate(1 / rng.choice(STRIKE_CUTS_S))
+            self._world.loop.call_later(cut_s, self._world.network.heal_links, links)
+        elif draw < STRIKE_CUT_SHARE + STRIKE_EVENT_SHARE:
+            await self._crash_at_event(victim, rng, is_power_loss=rng.random() < 0.5)
+        else:
+            await self._crash_one(victim, rng, is_power_loss=rng.random() < 0.5)
+
     # --- coming back --------------------------------------------------------------------------------------------------
 
     async def _bring_back(self, ends_at: float) -> None:
@@ -371,7 +430,7 @@ class Nemesis:
             if host.is_new and self._world.hosts[0].is_gone:
                 break
             await asyncio.sleep(RESTART_PAUSE_S)
-        if host.is_new and not host.is_up:
+        if host.is_new and not host.is_up and (self._is_healed or not self._world.swarm.has_moves):
             self._give_up(host)
 
     async def _start(self, host: Host) -> bool:
@@ -390,10 +449,12 @@ class Nemesis:
 
     def _take_own_place(self, host: Host) -> bool:
         """Give a machine whose disk may not be used an empty one, to take the place of the node that it was."""
-        lost = host.disk.meta(META_NODE_ID)
-        if lost is None or host is self._world.hosts[0] or self._rng.random() >= self._swarm.replaced_share:
+        lost, has_moves = host.disk.meta(META_NODE_ID), self._world.swarm.has_moves
+        if (lost is None and not has_moves) or host is self._world.hosts[0]:
             return False
-        self.processes.note(ProcessFault.REPLACED, host.name, lost)
+        if self._rng.random() >= self._swarm.replaced_share:
+            return False
+        self.processes.note(ProcessFault.REPLACED, host.name, lost or b"")
         host.disk.wipe()
         self._begin_anew(host, lost)
         return True
@@ -401,6 +462,8 @@ class Nemesis:
     def _begin_anew(self, host: Host, lost: bytes | None) -> None:
         host.port += 1
         host.is_new = True
+        if self._world.swarm.has_moves and not self._world.moves.is_member(lost):
+            return  # it had no place yet; that of a node before it may still be to take
         if lost is not None and self._swarm.replaced_share:
             host.replaces = lost.hex()
 
@@ -435,6 +498,18 @@ class Nemesis:
         if self._rng.random() < 0.3:
             self._snapshots[host.name] = host.disk.snapshot()
 
+    def _may_cost_a_node(self, name: str) -> bool:
+        """Not while partitions move: a member that is gone for good blocks that. Without its founder nothing moves at all."""
+        world = self._world
+        return world.is_settled() and not (world.swarm.has_moves and name == world.hosts[0].name)
+
+    def _counts(self, name: str, key: bytes) -> bool:
+        """Whether a host's copy may be the one that is left: a joiner may be dropped with its copies, and who leaves will be."""
+        world = self._world
+        if not world.swarm.has_moves or world.moves.current is None:  # without: old seeds stay what they were
+            return True
+        return any(host.name == name and world.moves.is_owner(_id_of(host), key) for host in world.hosts)
+
     # --- disks --------------------------------------------------------------------------------------------------------
 
     async def _hurt_disks(self, ends_at: float) -> None:
@@ -443,6 +518,11 @@ class Nemesis:
             if self._world.loop.time() >= ends_at:
                 return
             self._disk_nemesis.step()
+
+
+def _id_of(host: Host) -> bytes:
+    """Return the id of the node on a host's disk; empty if it has none yet."""
+    return host.disk.meta(META_NODE_ID) or b""
 
 
 async def _ended(task: asyncio.Task[Any] | Coroutine[Any, Any, Any]) -> None:

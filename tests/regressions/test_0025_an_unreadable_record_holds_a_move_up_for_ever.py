@@ -1,14 +1,12 @@
 """A user's dead node could not be replaced, and a new node never became a member: one rotten record was waited for, for ever.
 
-A heal waited for the dead owner whose place was being taken, and the joiner waited for the heal. And a scan over a record that the
+A heal waited for the dead owner whose place was being taken, and the joiner for the heal; a scan over a record that the
 engine itself cannot read asked for no heal at all. Found by `jepsen-lite run --moves`: seeds 6, 1 and 16.
 """
 
 from __future__ import annotations
 
 import asyncio
-
-import pytest
 
 from kvstore.storage.engine import Family
 from kvstore.storage.keyspace import storage_key
@@ -38,9 +36,7 @@ def test_a_rotten_record_at_a_living_owner_does_not_keep_a_dead_one_from_being_r
         await cluster.kill(2)
         cluster.corrupt(1, NAMES[0])
 
-        replacement = asyncio.ensure_future(
-            cluster.start(cluster.add_host(), join=("n0:7400",), replaced=dead.hex())
-        )
+        replacement = asyncio.ensure_future(cluster.start(cluster.add_host(), join=("n0:7400",), replaced=dead.hex()))
         await cluster.until(replacement.done)
         await replacement
 
@@ -50,13 +46,12 @@ def test_a_rotten_record_at_a_living_owner_does_not_keep_a_dead_one_from_being_r
     in_cluster(main)
 
 
-@pytest.mark.parametrize("victim", [1, 2])
-def test_a_record_that_the_engine_cannot_read_is_healed_when_a_scan_meets_it(victim: int) -> None:
+def test_a_record_that_the_engine_cannot_read_is_healed_when_a_scan_meets_it() -> None:
     """No client has to read it first."""
 
     async def main(cluster: DiskCluster) -> None:
         await fill(cluster)
-        cluster.disk(victim).corrupt(Family.DATA, storage_key(NAMES[0]))
+        cluster.disk(1).corrupt(Family.DATA, storage_key(NAMES[0]))
 
         joining = asyncio.ensure_future(cluster.start(cluster.add_host()))
         await cluster.until(joining.done)
