@@ -21,9 +21,9 @@ from jepsen_lite.sim.clock_faults import ClockFault, ClockFaults, plan
 from jepsen_lite.sim.disk import Snapshot
 from jepsen_lite.sim.disk_faults import DiskFault, DiskNemesis
 from jepsen_lite.sim.fault_log import FaultLog
-from jepsen_lite.sim.net_partitions import PARTITION_MODES, isolate, partition
 from jepsen_lite.sim.net_wire import COUNTERS
 from jepsen_lite.sim.processes import Process
+from jepsen_lite.sim.strikes import Strikes
 from jepsen_lite.sim.world import Host, World
 from kvstore.storage.identity import META_NODE_ID
 
@@ -46,11 +46,6 @@ CLONE_WAIT_S = 20.0
 HEARD_S = 7
 """Longer than a link takes to find that its peer is gone: `dead_beats` heartbeats."""
 START_S_MAX, START_POLL_S = 60.0, 0.02
-STRIKE_POLL_S, STRIKES_MAX = 0.02, 8
-STRIKE_PAUSES_S = (0.1, 0.4, 2.0)
-"""Mean time until the first strike at a move, and between two: pages, phases or the whole of it."""
-STRIKE_CUT_SHARE, STRIKE_EVENT_SHARE, STRIKE_CUTS_S = 0.35, 0.25, (0.5, 3.0, 12.0)
-"""A cut of the last kind outlasts JOIN_TIMEOUT_S, after which the founder cancels a move that is COPYING."""
 
 
 class ProcessFault(StrEnum):
@@ -106,6 +101,7 @@ class Nemesis:
         """The one machine that may come back under another address: of two, neither could find the other again."""
         self._snapshots: dict[str, Snapshot] = {}
         self._clock_faults: ClockFaults | None = None
+        self._strikes = Strikes(world, self._crash_one, self._crash_at_event)
         self._is_over = self._is_healed = False
 
     @property
@@ -143,7 +139,7 @@ class Nemesis:
             tasks.append(world.loop.create_task(self._repeat(pause_s, strike, ends_at)))
         tasks.append(world.loop.create_task(self._hurt_disks(ends_at)))
         if swarm.strikes_per_move:
-            tasks.append(world.loop.create_task(self._strike_moves(ends_at)))
+            tasks.append(world.loop.create_task(self._strikes.run(ends_at)))
         world.moves.is_under_faults = True
         tasks.append(world.loop.create_task(self._bring_back(ends_at)))
         for host in self._latecomers_due():
@@ -343,50 +339,6 @@ class Nemesis:
         self._world.loop.slow_down(process, self._swarm.starve_factor)
         self._world.loop.call_later(rng.uniform(0, 5.0), self._world.loop.slow_down, process, 1.0)
 
-    # --- moves --------------------------------------------------------------------------------------------------------
-
-    async def _strike_moves(self, ends_at: float) -> None:
-        """Strike while partitions move: a move takes about a second, and would mostly pass between two faults."""
-        rng, struck = self._world.rng("strikes"), (0, b"")
-        while self._world.loop.time() < ends_at:
-            await asyncio.sleep(STRIKE_POLL_S)
-            move = self._world.moves.current
-            if move is not None and (move.began, move.joiner) != struck:
-                struck = move.began, move.joiner
-                await self._strike(rng, ends_at)
-
-    async def _strike(self, rng: random.Random, ends_at: float) -> None:
-        pause_s = rng.choice(STRIKE_PAUSES_S)
-        left = min(STRIKES_MAX, round(rng.expovariate(1 / self._swarm.strikes_per_move)))
-        while left:
-            left -= 1
-            await asyncio.sleep(rng.expovariate(1 / pause_s))
-            move = self._world.moves.current
-            if move is None or self._world.loop.time() >= ends_at:
-                return
-            up = self._world.running()
-            joiners = [host for host in up if _id_of(host) == move.joiner]
-            victim = rng.choice([*up, *joiners, *joiners]) if up else None
-            if victim is not None:
-                await self._strike_at(victim, rng)
-
-    async def _strike_at(self, victim: Host, rng: random.Random) -> None:
-        draw = rng.random()
-        if draw < STRIKE_CUT_SHARE:
-            names = [host.name for host in self._world.hosts]
-            links = (
-                partition(rng.choice(PARTITION_MODES[1:]), names, rng)
-                if rng.random() < 0.5
-                else isolate(names, victim.name)
-            )
-            self._world.network.cut_links(links)
-            cut_s = rng.expovariate(1 / rng.choice(STRIKE_CUTS_S))
-            self._world.loop.call_later(cut_s, self._world.network.heal_links, links)
-        elif draw < STRIKE_CUT_SHARE + STRIKE_EVENT_SHARE:
-            await self._crash_at_event(victim, rng, is_power_loss=rng.random() < 0.5)
-        else:
-            await self._crash_one(victim, rng, is_power_loss=rng.random() < 0.5)
-
     # --- coming back --------------------------------------------------------------------------------------------------
 
     async def _bring_back(self, ends_at: float) -> None:
@@ -508,7 +460,10 @@ class Nemesis:
         world = self._world
         if not world.swarm.has_moves or world.moves.current is None:  # without: old seeds stay what they were
             return True
-        return any(host.name == name and world.moves.is_owner(_id_of(host), key) for host in world.hosts)
+        return any(
+            host.name == name and world.moves.is_owner((host.disk.meta(META_NODE_ID) or b""), key)
+            for host in world.hosts
+        )
 
     # --- disks --------------------------------------------------------------------------------------------------------
 
@@ -518,11 +473,6 @@ class Nemesis:
             if self._world.loop.time() >= ends_at:
                 return
             self._disk_nemesis.step()
-
-
-def _id_of(host: Host) -> bytes:
-    """Return the id of the node on a host's disk; empty if it has none yet."""
-    return host.disk.meta(META_NODE_ID) or b""
 
 
 async def _ended(task: asyncio.Task[Any] | Coroutine[Any, Any, Any]) -> None:
