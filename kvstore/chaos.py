@@ -19,7 +19,7 @@ from __future__ import annotations
 from enum import StrEnum, auto
 from typing import Protocol, TypeVar
 
-__all__ = ["CALM", "FREQUENT", "GUARDS", "Chaos", "Point", "Probe"]
+__all__ = ["CALM", "FREQUENT", "GUARDS", "ON_REQUEST", "Chaos", "Point", "Probe"]
 
 T = TypeVar("T")
 
@@ -81,6 +81,8 @@ class Point(StrEnum):
     ROUTE_ASTRAY = auto()  # a node that owns nothing of the key is asked first: it forwards once
     ROUTES_FORGOTTEN = auto()  # what was made of the topology is made again: it is a cache
     REFRESH_NEEDLESS = auto()  # the topology is fetched although none is newer: it is read only
+    # Moves.
+    PAGE_TINY = auto()  # a page of a scan has one to five records: how many share one is a matter of cost
 
 
 FREQUENT = frozenset({
@@ -88,6 +90,9 @@ FREQUENT = frozenset({
     Point.REPLY_DROPPED, Point.GROUP_PART_REFUSED, Point.COMMIT_EACH, Point.ACTOR_EARLY,
 })  # fmt: skip
 """Asked for every operation or heartbeat, and each time somebody suffers: let them fire more rarely than the others."""
+
+ON_REQUEST = frozenset({Point.PAGE_TINY})
+"""Asleep unless a run asks for them by name, and then they fire every time: old seeds stay what they were."""
 
 
 class Probe(StrEnum):

@@ -4,7 +4,8 @@
     promise = "correctness 5"         the rule or section that it breaks
     author = "stranger"               `lead`, or somebody who wrote it without having read the tests
     needs = ["power loss"]            what has to happen before it can be seen
-    workload = "sessions"             only if it cannot be seen under the default load
+    workload = "sessions"             its runs are those of `run --workload`: the default load could not show it
+    moves = true                      its runs are those of `run --moves`: without, it would take too many seeds
     later = "…"                       only in later/: why the harness cannot find it yet; such mutants do not count
     [[edit]]                          one or more, done in this order
     file = "cluster/store.py"
@@ -23,7 +24,7 @@ from typing import Literal
 
 import msgspec
 
-__all__ = ["CONTROL", "LATER", "Edit", "Mutant", "MutantError", "chosen", "control_of", "load_library"]
+__all__ = ["CONTROL", "CONTROL_MOVES", "LATER", "Edit", "Mutant", "MutantError", "chosen", "control_of", "load_library"]
 
 LATER = files("jepsen_lite.mutants") / "later"
 """Mutants that wait for a part of the product, or for a fault, that does not exist yet."""
@@ -47,6 +48,7 @@ class _Document(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     author: Literal["lead", "stranger"]
     needs: tuple[str, ...]
     edit: tuple[Edit, ...]
+    moves: bool = False
     later: str = ""
     workload: str = ""
 
@@ -61,15 +63,20 @@ class Mutant(msgspec.Struct, frozen=True):
     needs: tuple[str, ...]
     edits: tuple[Edit, ...]
     later: str = ""
+    moves: bool = False
     workload: str = ""
 
 
 CONTROL = Mutant("(unchanged)", "The product as it is: every seed must pass.", "", "lead", (), ())
+CONTROL_MOVES = Mutant("(unchanged, moves)", "The same with `--moves`.", "", "lead", (), (), moves=True)
 
 
-def control_of(workload: str) -> Mutant:
-    """Return the unchanged product under another load than the default."""
-    return Mutant(f"(unchanged, {workload})", CONTROL.says, "", "lead", (), (), workload=workload)
+def control_of(mutant: Mutant) -> Mutant:
+    """Return the unchanged product under the load of a mutant."""
+    if not mutant.workload:
+        return CONTROL_MOVES if mutant.moves else CONTROL
+    name = f"(unchanged, {mutant.workload}{', moves' if mutant.moves else ''})"
+    return Mutant(name, CONTROL.says, "", "lead", (), (), moves=mutant.moves, workload=mutant.workload)
 
 
 def load_library(directory: Traversable | None = None) -> tuple[Mutant, ...]:
@@ -101,5 +108,5 @@ def _load(file: Traversable) -> Mutant:
         raise MutantError(f"mutant {name} changes nothing")
     return Mutant(
         name, document.says, document.promise, document.author, document.needs, document.edit, document.later,
-        document.workload,
+        document.moves, document.workload,
     )  # fmt: skip

@@ -53,13 +53,11 @@ def result_of(mutant: Mutant, runs: Sequence[tuple[int, RunReport]], cpu_s: floa
 
 @dataclass(frozen=True, slots=True)
 class SuiteReport:
-    """All results. The control is the product as it is, on every seed that any mutant took."""
+    """All results. A control is the product as it is, on every seed that any mutant took; one more where mutants want moves."""
 
     harness: tuple[str, ...]
-    control: MutantResult
+    controls: tuple[MutantResult, ...]
     results: tuple[MutantResult, ...]
-    controls: tuple[MutantResult, ...] = ()
-    """The product as it is under other loads, if a mutant needs one."""
 
     @property
     def killed(self) -> int:
@@ -74,15 +72,15 @@ class SuiteReport:
     @property
     def is_ok(self) -> bool:
         """Whether every mutant was killed, and the product was not."""
-        is_sound = all(each.outcome == "survived" for each in (self.control, *self.controls))
-        return is_sound and bool(self.results) and self.killed == len(self.results)
+        are_alive = all(control.outcome == "survived" for control in self.controls)
+        return are_alive and bool(self.results) and self.killed == len(self.results)
 
     def as_json(self) -> dict[str, Any]:
         """Return everything, for a file that the next night compares itself with."""
         return {
             "harness": list(self.harness), "killed": self.killed, "total": len(self.results), "score": self.score,
-            "ok": self.is_ok, "control": asdict(self.control),
-            "controls": [asdict(each) for each in self.controls], "mutants": [asdict(result) for result in self.results],
+            "ok": self.is_ok, "controls": [asdict(control) for control in self.controls],
+            "mutants": [asdict(result) for result in self.results],
         }  # fmt: skip
 
     def as_table(self) -> Table:
@@ -94,9 +92,8 @@ class SuiteReport:
         for column in ("seed", "runs", "virtual s", "CPU s"):
             table.add_column(column, justify="right")
         order = ["killed", "survived", "broken"]
-        controls = [self.control, *self.controls]
-        for result in [*controls, *sorted(self.results, key=lambda each: order.index(each.outcome))]:
-            table.add_row(*_row(result, is_control=result in controls))
+        for result in [*self.controls, *sorted(self.results, key=lambda each: order.index(each.outcome))]:
+            table.add_row(*_row(result, is_control=result in self.controls))
         return table
 
 

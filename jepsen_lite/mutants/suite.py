@@ -37,16 +37,17 @@ from jepsen_lite.mutants.report import MutantResult, SuiteReport, result_of
 
 __all__ = ["HARNESS", "SuiteOptions", "main", "run_suite"]
 
+MOVES = "--moves"
 HARNESS = ("python", "-m", "jepsen_lite.cli", "run", "--seeds", "{seed}..{next}", "--json")
 
 
 @dataclass(frozen=True, slots=True)
 class SuiteOptions:
-    """`harness` is a command with {seed} and {next}, to which a mutant that needs another load than the default adds
-    `--workload NAME`; "python" is this interpreter. `run_s_max` is wall time of one run, far
+    """`harness` is a command with {seed} and {next}; "python" is this interpreter. `run_s_max` is wall time of one run, far
     above what it needs: a mutant that never ends is killed by that. `cpu_s_max` bounds all runs of one mutant."""
 
     harness: tuple[str, ...] = HARNESS
+    """Mutants that ask for moves get `MOVES` after it, those that ask for a workload `--workload` and its name."""
     seeds: range = range(40)
     cpu_s_max: float = 600.0
     run_s_max: float = 600.0
@@ -57,29 +58,18 @@ def run_suite(
     mutants: Sequence[Mutant], options: SuiteOptions, base: Path, told: Callable[[MutantResult], None] = lambda _: None
 ) -> SuiteReport:
     """Run the mutants on copies of `base`; `told` hears of each as it is decided. Trees are made beside `base`."""
-    control = _Subject(CONTROL, base, options)
-    _Scheduler(options, [control], seeds_max=1).run()
-    subjects = [_Subject(mutant, base, options) for mutant in mutants] if control.is_open else []
+    kinds = {control.name: control for control in (CONTROL, *map(control_of, mutants))}
+    controls = [_Subject(each, base, options) for each in kinds.values()]
+    _Scheduler(options, controls, seeds_max=1).run()
+    is_fair = all(control.is_open for control in controls)
+    subjects = [_Subject(mutant, base, options) for mutant in mutants] if is_fair else []
     _Scheduler(options, subjects, told=told).run()
-    used = max((len(subject.runs) for subject in subjects if not subject.mutant.workload), default=1)
-    _Scheduler(options, [control], seeds_max=used).run()
-    told(control.result())
-    controls = _other_controls(subjects, base, options)
-    return SuiteReport(options.harness, control.result(), tuple(subject.result() for subject in subjects), controls)
-
-
-def _other_controls(subjects: Sequence[_Subject], base: Path, options: SuiteOptions) -> tuple[MutantResult, ...]:
-    """Run the unchanged product on the seeds of every other load that a mutant met."""
-    used = {subject.mutant.workload: 0 for subject in subjects if subject.mutant.workload}
-    for subject in subjects:
-        if subject.mutant.workload:
-            used[subject.mutant.workload] = max(used[subject.mutant.workload], len(subject.runs))
-    results = []
-    for workload, seeds_max in used.items():
-        control = _Subject(control_of(workload), base, options)
-        _Scheduler(options, [control], seeds_max=seeds_max).run()
-        results.append(control.result())
-    return tuple(results)
+    for control in controls:
+        taken = [len(subject.runs) for subject in subjects if control_of(subject.mutant).name == control.mutant.name]
+        _Scheduler(options, [control], seeds_max=max(taken, default=1)).run()
+        told(control.result())
+    results = [subject.result() for subject in (*controls, *subjects)]
+    return SuiteReport(options.harness, tuple(results[: len(controls)]), tuple(results[len(controls) :]))
 
 
 @dataclass(slots=True)
@@ -110,7 +100,7 @@ class _Subject:
     def plant(self) -> bool:
         """Make the tree; False if the mutant does not fit, which decides it."""
         if self.tree is None:
-            target = Path(tempfile.mkdtemp(prefix=f"{self.mutant.name.strip('()')}-", dir=self.base.parent)) / "tree"
+            target = Path(tempfile.mkdtemp(prefix=f"{_file_name(self.mutant)}-", dir=self.base.parent)) / "tree"
             try:
                 self.tree = make_tree(self.base, self.mutant, target)
             except MutantError as problem:
@@ -138,8 +128,9 @@ class _Child:
         self._stdout, self._stderr = subject.tree.parent / "stdout", subject.tree.parent / "stderr"
         with self._stdout.open("wb") as stdout, self._stderr.open("wb") as stderr:
             self.process = subprocess.Popen(
-                _command(subject.options.harness, seed, subject.mutant.workload), cwd=subject.tree,
-                env=_environment(os.environ, subject.tree), stdin=subprocess.DEVNULL, stdout=stdout, stderr=stderr,
+                _command(subject.options.harness, seed, subject.mutant),
+                cwd=subject.tree, env=_environment(os.environ, subject.tree),
+                stdin=subprocess.DEVNULL, stdout=stdout, stderr=stderr,
             )  # fmt: skip
         self.fd = os.pidfd_open(self.process.pid)
         self.late_at = time.monotonic() + subject.options.run_s_max
@@ -215,9 +206,13 @@ class _Scheduler:
             child.end_if_late()
 
 
-def _command(harness: Sequence[str], seed: int, workload: str) -> list[str]:
+def _file_name(mutant: Mutant) -> str:
+    return "".join(letter for letter in mutant.name if letter.isalnum() or letter == "_")
+
+
+def _command(harness: Sequence[str], seed: int, mutant: Mutant) -> list[str]:
     filled = [part.replace("{seed}", str(seed)).replace("{next}", str(seed + 1)) for part in harness]
-    filled += ["--workload", workload] if workload else []
+    filled += [MOVES] * mutant.moves + ["--workload", mutant.workload] * bool(mutant.workload)
     return [sys.executable, *filled[1:]] if filled[0] == "python" else filled
 
 
