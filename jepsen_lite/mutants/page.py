@@ -21,8 +21,8 @@ copy until a run fails; a mutant that no seed finds means that the harness is bl
 written by somebody who had not read the tests.
 
 This page is written by `jepsen-lite mutants --page docs/mutants.md` (one mutant: `--only NAME`; `--list` says what they are).
-Those marked "moves" are run with `--moves`: nodes join, and take the places of lost ones, during the faults of every run. Another mark
-is the workload under which they are run.
+Those marked "moves" are run with `--moves`: nodes join, and take the places of lost ones, during the faults of every run. Another
+mark is the workload under which they are run.
 "Seed" is the one that found it, "runs" how many that were; seconds are of all these runs together: virtual ones of the simulated
 clusters, and of CPU.
 """
