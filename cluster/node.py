@@ -113,9 +113,10 @@ class Node:
         self._tell_how_the_store_was_found()
         self.identity = await open_identity(self._env.engine, self._env.random)
         self._build(self.identity)
+        stored = self.keeper.load()  # before anybody says HELLO: whose start is noted depends on it
         self.listener = await self._env.transport.serve(self._options.listen, self._accept)
         await self.listener.set_serving(False)
-        await self._enter_cluster()
+        await self._enter_cluster(stored)
         await self._meet_peers()
         if self._ending is not None:  # some peer refused us meanwhile
             await self._ending
@@ -160,12 +161,13 @@ class Node:
         self.actors.load()
         self.peers = Peers(node_id, self._open_link, self._retire_link)
         self.placement = Placement(node_id, self.peers, chaos=chaos)
+        boots = PeerBoots(env.engine)
         self.admission = Admission(
-            identity=identity, boots=PeerBoots(env.engine), store=store, placement=self.placement, peers=self.peers,
+            identity=identity, boots=boots, store=store, placement=self.placement, peers=self.peers,
             address=lambda: self.address, chaos=chaos,
         )  # fmt: skip
         self.keeper = Keeper(
-            engine=env.engine, store=store, actors=self.actors, placement=self.placement, node_id=node_id,
+            engine=env.engine, store=store, actors=self.actors, boots=boots, placement=self.placement, node_id=node_id,
             on_adopted=self._adopted, chaos=chaos,
         )  # fmt: skip
         self.changes = Changes(
@@ -221,8 +223,8 @@ class Node:
     def _accept(self, connection: Connection) -> Session:
         return Session(connection, self.service, chaos=self._env.chaos)
 
-    async def _enter_cluster(self) -> None:
-        options, stored = self._options, self.keeper.load()
+    async def _enter_cluster(self, stored: Topology | None) -> None:
+        options = self._options
         member = stored.maybe_member(self.node_id) if stored is not None else None
         if stored is not None and member is not None and member.state is MemberState.NORMAL:
             self.keeper.use(stored)
