@@ -82,7 +82,9 @@ class Keeper:
             return False
         before = current or self._stored
         self._begin_empty(before, topology)
-        self._boots.members_are(member.node_id for member in topology.members)  # on disk with the topology (correctness 3)
+        self._boots.members_are(
+            member.node_id for member in topology.members
+        )  # on disk with the topology (correctness 3)
         await self._store.put_meta(META_TOPOLOGY, document if document is not None else encode(topology))
         if before is not None:
             self._drop(before, topology)

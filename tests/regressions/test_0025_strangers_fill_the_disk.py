@@ -59,7 +59,9 @@ def test_a_stranger_that_joins_is_noted_with_the_topology_that_names_it() -> Non
             await cluster.restart(index)
             with pytest.raises(StaleIdentity):
                 cluster.node(index).admission.check(
-                    Hello(node_id=identity.node_id, boot_number=identity.boot_number, boot_nonce=identity.boot_nonce + 1)
+                    Hello(
+                        node_id=identity.node_id, boot_number=identity.boot_number, boot_nonce=identity.boot_nonce + 1
+                    )
                 )
 
     in_cluster(main, nodes=2)
