@@ -47,6 +47,7 @@ class Point(StrEnum):
     COMMIT_EACH = auto()  # a batch ends in the middle of a frame: batches are atomic, frames are not
     CATCH_UP_SKIPPED = auto()  # no catching up this time: NotReady all the same, and the next request asks again
     # Coordination: other sizes, other orders, more asking.
+    INBOX_EAGER = auto()  # frames of clients gather although there is no crowd: only delay, bounded by HOLD_S_MAX
     GROUP_TINY = auto()  # a group has one or two operations: grouping is a matter of cost
     GROUP_NEVER = auto()  # (nearly) every operation goes alone: as above
     GET_GROUP_APART = auto()  # a group of reads is taken apart at once: as when a peer is slow
@@ -102,6 +103,7 @@ class Probe(StrEnum):
     OPERATION_LOST = auto()
     REPLY_TOO_LATE = auto()
     WAITED_FOR_COMPANY = auto()
+    FRAMES_GATHERED = auto()
     CHUNKED_REQUEST = auto()
     CHUNKED_REPLY = auto()
     CLIENT_RETRY_WORKED = auto()

@@ -39,7 +39,7 @@ class UnaryService:
         """Begin one operation of a client; it is answered once, errors included."""
         verb, name, body, _ = operation
         assert verb in _CLIENT_VERBS, "peers and their verbs come in frames, from sessions that were admitted"
-        requests = iter([(_ALONE, int(verb), 0, int(remaining_s * 1000), name, body)])
+        requests = [(_ALONE, int(verb), 0, int(remaining_s * 1000), name, body)]
         self._node.service.handle(_OneCall(reply), requests)
 
     def topology(self) -> Topology:

@@ -32,6 +32,9 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 from urllib.parse import unquote
 
+from kvstore.transport import grpc_core  # noqa: F401  # before gRPC itself
+
+# isort: split
 import grpc
 import grpc.aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
