@@ -19,8 +19,9 @@ from cluster.coordinator.mutation import Mutations
 from cluster.coordinator.planning import Planner
 from cluster.coordinator.reads import Reads
 from cluster.counters import Counters
+from cluster.membership.catch_up import CatchUp
 from cluster.membership.changes import Changes
-from cluster.membership.joining import ask_to_join, join_cluster
+from cluster.membership.entry import Entry
 from cluster.membership.keeper import Keeper
 from cluster.membership.receiver import Receiver
 from cluster.membership.source import Source
@@ -38,11 +39,8 @@ from cluster.tasks import Tasks
 from kvstore.causality.hlc import HybridLogicalClock
 from kvstore.chaos import Point
 from kvstore.env import Connection, Env, Listener
-from kvstore.errors import ClusterMismatch, ConfigError, KVStoreError, NotReady, StaleIdentity
-from kvstore.ids import ClusterId, NodeId, StorageKey
-from kvstore.messages import Verb
-from kvstore.ring.topology import Member, MemberState, Topology, found
-from kvstore.ring.topology_codec import decode
+from kvstore.errors import KVStoreError, NotReady, StaleIdentity
+from kvstore.ids import NodeId, StorageKey
 from kvstore.storage.identity import NodeIdentity, PeerBoots, open_identity
 from kvstore.transport.link import Link
 from kvstore.transport.session import Session
@@ -53,7 +51,6 @@ log = logging.getLogger("kvnode")
 
 MEET_PEERS_S = 1.0
 """How long a start waits for the other members before it serves, so that it does not answer from an old topology."""
-CATCH_UP_AGAIN_S = 0.2
 DOUBLE_WAIT_S = 8.0
 """Longer than a link needs to find that a peer is gone (suspect_beats, dead_beats), so that our own last run is not a double."""
 RATE_WINDOW_S = 1.0
@@ -100,7 +97,6 @@ class Node:
         self.identity: NodeIdentity | None = None
         self._started_at = self._loop.time()
         self.is_ready = False
-        self._catching_up = False
         self._ending: asyncio.Task[None] | None = None
         self._rate_sample = (0.0, 0, 0.0)
         self._was_up: dict[str, bool] = {}
@@ -113,15 +109,16 @@ class Node:
         self._tell_how_the_store_was_found()
         self.identity = await open_identity(self._env.engine, self._env.random)
         self._build(self.identity)
+        stored = self.keeper.load()  # before anybody says HELLO: whose start is noted depends on it
         self.listener = await self._env.transport.serve(self._options.listen, self._accept)
         await self.listener.set_serving(False)
-        await self._enter_cluster()
+        await self.entry.enter(stored)
         await self._meet_peers()
         if self._ending is not None:  # some peer refused us meanwhile
             await self._ending
             self.fatal.result()
         self.is_ready = self.service.is_open = True
-        self.tasks.spawn("telling the cluster our address", self._tell_address())
+        self.tasks.spawn("telling the cluster our address", self.entry.tell_address())
         self.tasks.spawn("settling a move", self.receiver.settle())
         if self.changes.is_founder:
             self.tasks.spawn("watching joiners", self.changes.watch())
@@ -160,19 +157,27 @@ class Node:
         self.actors.load()
         self.peers = Peers(node_id, self._open_link, self._retire_link)
         self.placement = Placement(node_id, self.peers, chaos=chaos)
+        boots = PeerBoots(env.engine)
         self.admission = Admission(
-            identity=identity, boots=PeerBoots(env.engine), store=store, placement=self.placement, peers=self.peers,
+            identity=identity, boots=boots, store=store, placement=self.placement, peers=self.peers,
             address=lambda: self.address, chaos=chaos,
         )  # fmt: skip
         self.keeper = Keeper(
-            engine=env.engine, store=store, actors=self.actors, placement=self.placement, node_id=node_id,
+            engine=env.engine, store=store, actors=self.actors, boots=boots, placement=self.placement, node_id=node_id,
             on_adopted=self._adopted, chaos=chaos,
         )  # fmt: skip
         self.changes = Changes(
             keeper=self.keeper, placement=self.placement, peers=self.peers, node_id=node_id,
             join_timeout_s=self._options.join_timeout_s, chaos=chaos,
         )  # fmt: skip
+        self.catch_up = CatchUp(
+            keeper=self.keeper, placement=self.placement, peers=self.peers, tasks=self.tasks, again=self._link_changed
+        )
         self._build_request_path()
+        self.entry = Entry(
+            options=self._options, node_id=node_id, address=lambda: self.address, rng=env.random, keeper=self.keeper,
+            placement=self.placement, receiver=self.receiver, changes=self.changes, peers=self.peers, open_link=self._open_link,
+        )  # fmt: skip
 
     def _build_request_path(self) -> None:
         chaos = self._env.chaos
@@ -202,7 +207,7 @@ class Node:
         )  # fmt: skip
         self.service = FrameService(
             placement=self.placement, coordinator=self.coordinator, replica=self.replica, admit=self.admission.admit,
-            administration=administration.handle, catch_up=self._catch_up_from, chaos=chaos,
+            administration=administration.handle, catch_up=self.catch_up.with_member, chaos=chaos,
         )  # fmt: skip
 
     def _doubt(self, records: Mapping[bytes, bytes]) -> None:
@@ -222,45 +227,6 @@ class Node:
     def _accept(self, connection: Connection) -> Session:
         return Session(connection, self.service, chaos=self._env.chaos)
 
-    async def _enter_cluster(self) -> None:
-        options, stored = self._options, self.keeper.load()
-        member = stored.maybe_member(self.node_id) if stored is not None else None
-        if stored is not None and member is not None and member.state is MemberState.NORMAL:
-            self.keeper.use(stored)
-            if member.address == self.address and not options.join:
-                return
-        seeds = list(options.join)
-        if not seeds and stored is not None:
-            seeds = [m.address for m in stored.members if m.node_id != self.node_id]
-        if seeds:
-            await self._join(seeds, stored)
-        elif self.placement.topology is None:
-            await self._found()
-
-    async def _join(self, seeds: list[str], stored: Topology | None) -> None:
-        is_member = self.placement.topology is not None
-        ours = Member(self.node_id, self.address, self._options.zone, self._options.weight)
-        if self.address in seeds:
-            raise ConfigError("a node cannot join itself", address=self.address)
-        try:
-            document = await join_cluster(
-                ours, seeds, self._open_link, timeout_s=self._options.join_timeout_s, replaced=self._options.replaced
-            )
-        except KVStoreError as error:
-            if is_member and error.retryable:
-                return  # a member already: the others will be met when they are back
-            raise
-        if stored is not None and decode(document).cluster_id != stored.cluster_id:
-            raise ClusterMismatch("this data directory is part of another cluster", cluster=stored.cluster_name)
-        await self.keeper.adopt_document(document)
-        await self.receiver.join()
-
-    async def _found(self) -> None:
-        options = self._options
-        cluster_id = ClusterId(self._env.random.randbytes(16))
-        member = Member(self.node_id, self.address, options.zone, options.weight)
-        await self.keeper.adopt(found(cluster_id, options.cluster_name, member, options.partition_bits, options.n))
-
     async def _meet_peers(self) -> None:
         links = [link for _, link in self.peers.all()]
         if links:
@@ -274,7 +240,7 @@ class Node:
                 await self._end_as_stale(link.refused)
                 raise link.refused
             if link.is_up and link.remote_epoch > self.placement.epoch:
-                await self._catch_up(link)
+                await self.catch_up.now(link)
 
     async def _outlast_a_double(self, links: list[Link]) -> None:
         """While peers say that a node with our identity is connected from elsewhere, wait; it may be our own last run."""
@@ -298,22 +264,6 @@ class Node:
             await refuse_directory(self._env.engine, refused)
         finally:  # the mark may have failed, or a signal may have interrupted it: it ends as stale in any case
             self._die(refused)
-
-    async def _tell_address(self) -> None:
-        """Until the topology has our address, ask for that: this start may listen elsewhere than the one before."""
-        while (topology := self.placement.topology) is not None:
-            member = topology.maybe_member(self.node_id)
-            if member is None or member.address == self.address:
-                return
-            ours = Member(self.node_id, self.address, member.zone, member.weight)
-            try:
-                if self.changes.is_founder:
-                    await self.changes.admit(ours)
-                elif (link := next((link for _, link in self.peers.all() if link.is_up), None)) is not None:
-                    await self.keeper.adopt_document(await ask_to_join(ours, link, timeout_s=MEET_PEERS_S))
-            except KVStoreError as error:
-                log.info("the cluster does not know our new address yet: %s", error)
-            await asyncio.sleep(MEET_PEERS_S)
 
     # --- links ----------------------------------------------------------------------------------------------------------
 
@@ -344,30 +294,7 @@ class Node:
             link.drop(error)
             return
         if link.remote_epoch > self.placement.epoch and self.placement.topology is not None:
-            self._catch_up_soon(link)
-
-    def _catch_up_from(self, node_id: NodeId) -> None:
-        link = self.peers.link(node_id)
-        if link is not None and link.is_up:
-            self._catch_up_soon(link)
-
-    def _catch_up_soon(self, link: Link) -> None:
-        if not self._catching_up:
-            self._catching_up = True
-            self.tasks.spawn("catching up with the topology", self._catch_up(link))
-
-    async def _catch_up(self, link: Link) -> None:
-        try:
-            document = await link.call(Verb.TOPOLOGY, 0, self._loop.time() + MEET_PEERS_S, b"", b"")
-            await self.keeper.adopt_document(document)
-        except KVStoreError as error:
-            link.last_error = f"catching up: {error}"
-        finally:
-            self._catching_up = False
-        # A link tells of an epoch once: what we failed to get, or what came up meanwhile, has to be asked for again.
-        for _, behind in self.peers.all():
-            if behind.is_up and behind.remote_epoch > self.placement.epoch:
-                self._loop.call_later(CATCH_UP_AGAIN_S, self._link_changed, behind)
+            self.catch_up.soon(link)
 
     # --- end ------------------------------------------------------------------------------------------------------------
 

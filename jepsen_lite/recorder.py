@@ -5,9 +5,7 @@
                                      ▼
                                   History: invoke, then ok | fail | info        Trace        FaultAtlas: acknowledged copies
 
-    FRESH    reads first                     STALE      the oldest context it still keeps of the object
-    OWN      from its own write's reply      FOREIGN    the newest one of another recorder, with what that one was shown
-    BLIND    none                            MISSING, OTHER_KEY    must be refused
+Which context a write is made with: contexts.py. MISSING and OTHER_KEY must be refused.
 
 Invariants
   1. Every written value is unique: `process:counter`. A process has one operation under way.
@@ -26,40 +24,27 @@ Source: Jepsen's clients; `reliability` 3b and 3.6; kv679_eqc's contexts.
 from __future__ import annotations
 
 import asyncio
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from typing import Any, Final, NamedTuple, TypeVar
+from typing import Any, Final, TypeVar
 
 from jepsen_lite.checkers.verdict import Broken, Violation
 from jepsen_lite.history import REFUSED, ContextKind, F, History, Kind, Op, OpType, text_of
 from jepsen_lite.sim.processes import ProcessDied
 from jepsen_lite.workloads.board import BUCKET, DEFAULT, Board, Counts, Known, RecordingWorld, Target
+from jepsen_lite.workloads.contexts import Contexts, Given
 from jepsen_lite.workloads.payload import payload, shown_as, stored_name
 from kvstore.client.bucket import AsyncBucket
 from kvstore.client.consistency import Consistency
-from kvstore.client.results import OMITTED, GetResult, Omitted, PutResult
+from kvstore.client.results import OMITTED, GetResult, PutResult
 from kvstore.errors import InvalidContext, KVStoreError
 from kvstore.ids import ObjectType
 
 __all__ = ["BUCKET", "Board", "Counts", "Known", "Recorder", "RecordingWorld", "Target", "set_elements"]
 
 T = TypeVar("T")
-KNOWN_MAX: Final = 4
-"""Contexts kept of each object: the oldest one is a few writes behind by the time it is used."""
 PATIENCE_S: Final = 30.0
 """Beyond its own deadline a client must have answered. It has not only if its process is dead, paused or starved."""
-
-
-class _Given(NamedTuple):
-    """The context of a write as it is sent, and as it is recorded."""
-
-    kind: ContextKind
-    sent: bytes | Omitted | None
-    shown: tuple[str, ...] = ()
-
-    @property
-    def recorded(self) -> bytes | None:
-        return bytes(self.sent) if isinstance(self.sent, bytes) else None
 
 
 class Recorder:
@@ -75,12 +60,13 @@ class Recorder:
         self._client_lasts, self._retired, self._lives = client_lasts, 0, 0
         self._outcome = OpType.OK
         """How the last operation ended that was not answered."""
+        self._contexts = Contexts(board, name)
         self._open_client()
         self._begin_life()
 
     def _begin_life(self) -> None:
         self._process, self._written = self._history.new_process(), 0
-        self._known: dict[Target, deque[Known]] = {}
+        self._contexts.forget()
 
     def _open_client(self) -> None:
         self._lives += 1
@@ -103,8 +89,7 @@ class Recorder:
 
     def known(self, target: Target) -> Known | None:
         """Return the newest context it has of the object."""
-        kept = self._known.get(target)
-        return kept[-1] if kept else None
+        return self._contexts.newest(target)
 
     async def close(self) -> None:
         """End the client. The recorder is of no use afterwards."""
@@ -197,40 +182,17 @@ class Recorder:
             target.key, raw, context=given.sent, w=counts.w, dw=counts.dw, pw=counts.pw,
         ))  # fmt: skip
 
-    # --- contexts ---------------------------------------------------------------------------------------------------
+    # --- asking and writing down ------------------------------------------------------------------------------------
 
-    async def _give(self, target: Target, how: ContextKind) -> _Given | None:
-        if how is ContextKind.BLIND:
-            return _Given(how, OMITTED)
-        if how is ContextKind.MISSING:
-            return _Given(how, None)
-        if how is ContextKind.OTHER_KEY:
-            other = next((kept[-1] for of, kept in reversed(self._known.items()) if of != target), None)
-            return None if other is None else _Given(how, other.context)
-        found = self._find(target, how)
-        if found is not None:
-            return _Given(how, found.context, found.shown)
+    async def _give(self, target: Target, how: ContextKind) -> Given | None:
+        given = self._contexts.unread(target, how)
+        if given is not None or how is ContextKind.OTHER_KEY:
+            return given
         if await self.get(target) is not OpType.OK:
             return None
-        fresh = self._known[target][-1]
-        return _Given(ContextKind.FRESH, fresh.context, fresh.shown)
-
-    def _find(self, target: Target, how: ContextKind) -> Known | None:
-        kept = self._known.get(target, ())
-        if how is ContextKind.STALE:
-            return next(iter(kept), None)
-        if how is ContextKind.OWN:
-            return next((known for known in reversed(kept) if known.is_own), None)
-        if how is ContextKind.FOREIGN:
-            posted = self.board.newest.get(target, {})
-            return next((known for name, known in reversed(posted.items()) if name != self.name), None)
-        return None
-
-    def _remember(self, target: Target, known: Known) -> None:
-        self._known.setdefault(target, deque(maxlen=KNOWN_MAX)).append(known)
-        posted = self.board.newest.setdefault(target, {})
-        posted.pop(self.name, None)  # so that the newest is the last
-        posted[self.name] = known
+        fresh = self._contexts.newest(target)
+        assert fresh is not None, "a get that was answered gave one"
+        return Given(ContextKind.FRESH, fresh.context, fresh.shown)
 
     def _unique(self) -> str:
         self._written += 1
@@ -238,8 +200,6 @@ class Recorder:
 
     def _bucket(self, target: Target) -> AsyncBucket[bytes]:
         return self._buckets[target.object_type]
-
-    # --- asking and writing down ------------------------------------------------------------------------------------
 
     async def _read(self, f: F, target: Target, *, r: int | None, timeout_s: float | None) -> OpType:
         op = self._invoke(f, target, r=None if r is None else int(r))
@@ -253,11 +213,11 @@ class Recorder:
         if judge is not None:
             judge.shown(key, [stored_name(sibling.value) for sibling in result.siblings], op.index)
             judge.answered(key, bytes(result.context), floor, replied=result.replied, n=result.n, index=op.index)
-        self._remember(target, Known(bytes(result.context), tuple(dict.fromkeys(values))))
+        self._contexts.remember(target, Known(bytes(result.context), tuple(dict.fromkeys(values))))
         return OpType.OK
 
     async def _write(
-        self, f: F, target: Target, given: _Given, value: str | None, stands_for: tuple[str, ...], raw: bytes, counts: Counts,
+        self, f: F, target: Target, given: Given, value: str | None, stands_for: tuple[str, ...], raw: bytes, counts: Counts,
         timeout_s: float | None, call: Callable[[], Awaitable[PutResult]],
     ) -> OpType:  # fmt: skip
         op = self._invoke(
@@ -271,7 +231,7 @@ class Recorder:
         attempts = 1 if retries is not None and retries() == retries_before else None
         self._answered(op, target, raw, counts, result, attempts=attempts)
         if result.context is not None:
-            self._remember(target, Known(bytes(result.context), stands_for, is_own=True))
+            self._contexts.remember(target, Known(bytes(result.context), stands_for, is_own=True))
         return OpType.OK
 
     def _answered(

@@ -33,7 +33,7 @@ GENERATED = ("kvstore/v1",)
 ADAPTERS = (
     "kvstore/transport/grpc_*.py",
     "kvstore/transport/lane*.py",
-    "kvstore/storage/rocksdb.py",
+    "kvstore/storage/rocksdb*.py",
     "kvstore/storage/directory.py",
     "kvstore/storage/space.py",
     "kvstore/storage/witness_file.py",

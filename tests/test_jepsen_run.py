@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 import subprocess
 import sys
@@ -14,11 +13,12 @@ from typing import Any
 import pytest
 
 from jepsen_lite.judges import Evidence
-from jepsen_lite.run import Report, RunOptions, replay_line, run_seed
+from jepsen_lite.run import RunOptions, replay_line, run_seed
 from jepsen_lite.sim.nemesis import fault_names
 from jepsen_lite.sim.swarm import ProcessSwarm, Swarm
 from jepsen_lite.sim.world import World
 from kvstore.chaos import Point, Probe
+from tests.support.runs import check, quiet_nodes
 
 SHORT = RunOptions(duration_s=4.0, operations_min=50, clients=4)
 CHILD = """
@@ -37,19 +37,8 @@ POWER = ProcessSwarm(crash_pause_s=1.0, power_share=1.0, together_share=0.5)
 
 @pytest.fixture(autouse=True)
 def _quiet() -> Iterator[None]:
-    """Every simulated restart would say that it was unclean."""
-    logger = logging.getLogger("kvnode")
-    before = logger.level
-    logger.setLevel(logging.CRITICAL)
-    yield
-    logger.setLevel(before)
-
-
-def check(seed: int, options: RunOptions | None = None) -> Report:
-    """Run a seed; a broken promise is shown with the line that replays it."""
-    report = run_seed(seed, options)
-    assert report.ok, "\n".join([*report.violations, report.replay])
-    return report
+    with quiet_nodes():
+        yield
 
 
 # --- a good run -----------------------------------------------------------------------------------------------------------

@@ -148,20 +148,33 @@ class ClusterView:
         presence = self.presences[member.node_id]
         status = presence.status
         if status is None:
-            return [*head, "-", "-", "-", "-", f"down: {self.why(member.node_id)}"]
+            return [*head, "-", "-", "-", "-", "-", f"down: {self.why(member.node_id)}"]
         latency = status.get("latency_ms", {})
         p99 = f"{_milliseconds(latency.get('put_p99'))}/{_milliseconds(latency.get('get_p99'))}"
+        hedges = f"{self._counter(presence, 'hedges_won')}/{self._counter(presence, 'hedges')}"
         return [
             *head, human_bytes(int(status.get("size_bytes", 0))), human_count(round(status.get("ops_per_s", 0))), p99,
-            str(self._counter(presence, "errors")), human_seconds(float(status.get("uptime_s", 0))),
+            hedges, str(self._counter(presence, "errors")), human_seconds(float(status.get("uptime_s", 0))),
         ]  # fmt: skip
 
     def text(self) -> str:
         """Return the whole of `kvctl status`."""
-        names = ["--", "NODE", "ADDRESS", "ZONE", "PART", "OWNS", "LOAD", "OPS/S", "P99 PUT/GET ms", "ERRORS", "UPTIME"]
+        names = [
+            "--",
+            "NODE",
+            "ADDRESS",
+            "ZONE",
+            "PART",
+            "OWNS",
+            "LOAD",
+            "OPS/S",
+            "P99 PUT/GET ms",
+            "HEDGES WON",
+            "ERRORS",
+        ]
         legend = "Status=Up/Down/Suspect  |/ State=Normal/Joining   (seen from here)"
         rows = [self.row(member) for member in self.topology.members]
-        return "\n".join([self.headline(), legend, table([names, *rows])])
+        return "\n".join([self.headline(), legend, table([[*names, "UPTIME"], *rows])])
 
     def document(self) -> dict[str, Any]:
         """Return the JSON document of `kvctl status`."""

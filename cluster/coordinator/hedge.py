@@ -12,7 +12,8 @@ Invariants
   2. Fewer hedges than SHARE * gets + burst + the gets of one group, whatever the peers do.
 The middle one of the peers, the lower of two: a peer that is always slow must not set the measure for itself, and the p95 of
 all answers would be its own as soon as it gives a twentieth of them. A hedge for each of its reads is more than the budget: so
-it is passed over, and one frame in PROBE_EVERY finds out, hedged, whether it has recovered.
+it is passed over, and one frame in PROBE_EVERY finds out, hedged, whether it has recovered. One that is down answers nothing:
+it comes last.
 
 Source: Dean, Barroso, "The Tail at Scale", CACM 2013 (hedged requests: after the p95, so 5 % more load). Differs: a budget
 enforces the 5 %.
@@ -154,13 +155,18 @@ class Hedge(Generic[Peer]):
         self._note(peer, self._seen.get(peer) or self._meet(peer), True)
 
     def choose(self, readers: tuple[tuple[Peer | None, ...], ...], turn: int, asked: int) -> tuple[Peer | None, ...]:
-        """Return the order in which to ask: the regular one for this turn, or the next that begins without those behind."""
-        if turn % PROBE_EVERY:
-            for step in range(len(readers)):
-                candidates = readers[(turn + step) % len(readers)]
-                if not any(peer in self.behind for peer in candidates[:asked] if peer is not None):
+        """Return the order in which to ask: from this turn's on, the first that begins without peers down or behind; for a
+        probe, or if there is none, without those down; else this turn's."""
+        behind, count = self.behind, len(readers)
+        for shunned in (behind, ()) if turn % PROBE_EVERY else ((),):
+            for step in range(count):
+                candidates = readers[(turn + step) % count]
+                for peer in candidates[:asked]:
+                    if peer is not None and (peer in shunned or not peer.is_up):
+                        break
+                else:
                     return candidates
-        return readers[turn % len(readers)]
+        return readers[turn % count]
 
     def _meet(self, peer: Peer) -> _Seen:
         """Begin to know a peer, and forget those that are down: links are replaced, and old times say nothing."""

@@ -20,6 +20,7 @@ from kvstore.ring.token import partition_range
 from kvstore.ring.topology import MovePhase, Topology
 from kvstore.ring.topology_codec import decode, encode
 from kvstore.storage.engine import Engine, Family
+from kvstore.storage.identity import PeerBoots
 
 __all__ = ["META_CURSOR", "META_TOPOLOGY", "Keeper"]
 
@@ -33,11 +34,11 @@ class Keeper:
     """`on_adopted` runs after every change of the topology in use."""
 
     def __init__(
-        self, *, engine: Engine, store: Store, actors: Actors, placement: Placement, node_id: NodeId,
-        on_adopted: Callable[[], None], chaos: Chaos = CALM,
+        self, *, engine: Engine, store: Store, actors: Actors, boots: PeerBoots, placement: Placement,
+        node_id: NodeId, on_adopted: Callable[[], None], chaos: Chaos = CALM,
     ) -> None:  # fmt: skip
         self._engine, self._store, self._actors, self._placement = engine, store, actors, placement
-        self._node_id, self._on_adopted, self._chaos = node_id, on_adopted, chaos
+        self._boots, self._node_id, self._on_adopted, self._chaos = boots, node_id, on_adopted, chaos
         self._one_at_a_time = asyncio.Lock()
         self._stored: Topology | None = None
         """What the disk had at the start."""
@@ -49,6 +50,8 @@ class Keeper:
         """
         document = self._engine.get(Family.META, META_TOPOLOGY)
         self._stored = decode(document) if document is not None else None
+        if self._stored is not None:
+            self._boots.members_are(member.node_id for member in self._stored.members)
         return self._stored
 
     def use(self, topology: Topology) -> None:
@@ -79,6 +82,9 @@ class Keeper:
             return False
         before = current or self._stored
         self._begin_empty(before, topology)
+        self._boots.members_are(
+            member.node_id for member in topology.members
+        )  # on disk with the topology (correctness 3)
         await self._store.put_meta(META_TOPOLOGY, document if document is not None else encode(topology))
         if before is not None:
             self._drop(before, topology)

@@ -19,7 +19,7 @@ from kvstore.messages import Status, Verb, decode_body, encode_body
 from kvstore.ring.buckets import BucketProperties
 from kvstore.ring.topology import Member
 from kvstore.ring.topology_codec import encode
-from kvstore.transport.session import Session
+from kvstore.transport.session import Caller
 
 __all__ = ["Administration"]
 
@@ -35,7 +35,7 @@ class Administration:
         self._peers, self._tasks, self._status = peers, tasks, status
         self._loop = asyncio.get_running_loop()
 
-    def handle(self, session: Session, verb: int, body: bytes, deadline: float, reply: Reply) -> None:
+    def handle(self, caller: Caller, verb: int, body: bytes, deadline: float, reply: Reply) -> None:
         """Answer one operation, now or later. Raises what is wrong with the request."""
         if verb == Verb.TOPOLOGY:
             reply(Status.OK, encode(self._changes.topology()))
@@ -44,9 +44,9 @@ class Administration:
         elif verb == Verb.TOPOLOGY_ADOPT:
             self._tasks.answer("adopting a topology", self._adopt(body), reply)
         elif verb == Verb.SCAN:
-            reply(Status.OK, self._source.page(_sender(session), body))
+            reply(Status.OK, self._source.page(_sender(caller), body))
         elif verb == Verb.MOVED:
-            self._tasks.answer("moving partitions", self._moved(_sender(session), body), reply)
+            self._tasks.answer("moving partitions", self._moved(_sender(caller), body), reply)
         elif verb in (Verb.BUCKET_CREATE, Verb.JOIN):
             self._change(verb, body, deadline, reply, forwarded=False)
         elif verb == Verb.FORWARDED_ADMIN:
@@ -96,5 +96,5 @@ class Administration:
         return encode(await self._changes.admit(Member(NodeId(node_id), address, zone, weight), replaced))
 
 
-def _sender(session: Session) -> NodeId:
-    return NodeId(session.hello.node_id if session.hello is not None else b"")
+def _sender(caller: Caller) -> NodeId:
+    return NodeId(caller.hello.node_id if caller.hello is not None else b"")

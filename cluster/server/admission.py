@@ -1,8 +1,8 @@
 """Admission: who may open a session here, and what this node says of itself.
 
 A client (no node id) is welcome if it names our cluster or none, while fewer than CLIENT_SESSIONS_COUNT_MAX are connected.
-A node must present a start that was not seen before (`correctness` rule 3): what we learn of it is durable before we answer,
-so that a clone is refused also after a power loss.
+A node must present a start that was not seen before (`correctness` rule 3): what we learn of a member is durable before we
+answer, so that a clone is refused also after a power loss. Of a stranger we learn nothing durable until it is a member.
 """
 
 from __future__ import annotations

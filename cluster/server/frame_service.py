@@ -39,7 +39,7 @@ from kvstore.ids import NodeId, StorageKey
 from kvstore.limits import KEY_SIZE_BYTES_MAX
 from kvstore.messages import Status, Verb
 from kvstore.transport.frames import Hello
-from kvstore.transport.session import Request, Session
+from kvstore.transport.session import Caller, Request, Session
 
 __all__ = ["Administration", "FrameService", "unknown_verb"]
 
@@ -63,8 +63,8 @@ still reach the client."""
 REMAINING_MS_MAX = 600_000
 """Deadlines further away than ten minutes are cut to that."""
 
-Administration = Callable[[Session, int, bytes, float, Reply], None]
-"""(session, verb, body, deadline, reply): answers the rare verbs."""
+Administration = Callable[[Caller, int, bytes, float, Reply], None]
+"""(caller, verb, body, deadline, reply): answers the rare verbs."""
 
 
 class FrameService:
@@ -90,13 +90,13 @@ class FrameService:
     def closed(self, session: Session) -> None:
         """Nothing is kept for a session: replies that come later are dropped by it."""
 
-    def handle(self, session: Session, requests: Sequence[Request]) -> None:
+    def handle(self, caller: Caller, requests: Sequence[Request]) -> None:
         """Handle every operation of one frame, now or with those of other clients."""
-        late_s = session.late_s
-        if self._inbox.is_gathering and _is_client(session) and self._inbox.keeps(session, requests, late_s):
+        late_s = caller.late_s
+        if self._inbox.is_gathering and _is_client(caller) and self._inbox.keeps(caller, requests, late_s):
             return
-        frame = self._coordinator.begin(session.reply)
-        self._handle(frame, [Arrival(session, requests, late_s, frame.now)])
+        frame = self._coordinator.begin(caller.reply)
+        self._handle(frame, [Arrival(caller, requests, late_s, frame.now)])
 
     def _handle_together(self, arrivals: list[Arrival]) -> None:
         tickets = Tickets()
@@ -105,22 +105,22 @@ class FrameService:
     def _handle(self, frame: Frame, arrivals: list[Arrival], tickets: Tickets | None = None) -> None:
         """Handle the operations of some frames, apply what they staged, then ask the other owners."""
         peers = PeerGroups(self._replica, frame.reply, self._chaos)
-        for session, requests, late_s, at in arrivals:
+        for caller, requests, late_s, at in arrivals:
             if not self._is_calm:
-                requests = self._disturbed(session, requests)
+                requests = self._disturbed(caller, requests)
             if tickets is not None:
-                requests = tickets.number(session.reply, requests)
-            self._begin(frame, peers, session, requests, late_s + frame.now - at)
+                requests = tickets.number(caller.reply, requests)
+            self._begin(frame, peers, caller, requests, late_s + frame.now - at)
         self._replica.store.commit_staged()
         peers.committed()
         self._coordinator.ask(frame)
 
     def _begin(
-        self, frame: Frame, peers: PeerGroups, session: Session, requests: Iterable[Request], late_s: float
+        self, frame: Frame, peers: PeerGroups, caller: Caller, requests: Iterable[Request], late_s: float
     ) -> None:
-        """Begin the operations of one session."""
+        """Begin the operations of one caller."""
         now, reply = frame.now, frame.reply
-        if self.is_open and _is_client(session):
+        if self.is_open and _is_client(caller):
             self._coordinator.watch_lateness(frame, late_s)
         refusal, refuse_late = frame.refusal, self._coordinator.refuse_late
         sender: NodeId | None = None
@@ -132,24 +132,24 @@ class FrameService:
                     continue
                 if verb < _REPLICATE:  # the first of the peer verbs
                     deadline = now + remaining_s - (remaining_s / 10 if remaining_s < 0.5 else ANSWER_MARGIN_S)
-                    self._client(frame, session, operation_id, verb, key, body, deadline)
+                    self._client(frame, caller, operation_id, verb, key, body, deadline)
                     continue
                 if verb == _PING:
                     reply(operation_id, _OK, b"")
                     continue
                 if sender is None:
-                    sender = self._member(session)
+                    sender = self._member(caller)
                 if verb == _REPLICATE_GROUP:
                     peers.replicate(operation_id, decode_writes(body), partial(self._check_part, sender))
                 elif verb == _FETCH_GROUP:
                     peers.fetch(operation_id, decode_fetches(body), partial(self._check_part, sender))
                 else:
-                    self._peer(frame, session, sender, operation_id, verb, version, key, body, now + remaining_s)
+                    self._peer(frame, caller, sender, operation_id, verb, version, key, body, now + remaining_s)
             except KVStoreError as error:
                 reply(operation_id, _ERROR, error_to_wire(error))
 
     def _client(
-        self, frame: Frame, session: Session, operation_id: int, verb: int, key: bytes, body: bytes, deadline: float
+        self, frame: Frame, caller: Caller, operation_id: int, verb: int, key: bytes, body: bytes, deadline: float
     ) -> None:
         if not self.is_open and verb <= _DELETE:
             self._chaos.hit(Probe.REFUSED_WHILE_CLOSED)
@@ -161,10 +161,10 @@ class FrameService:
         elif verb == _DELETE:
             self._coordinator.delete(frame, operation_id, key, body, deadline)
         else:
-            self._administration(session, verb, body, deadline, partial(frame.reply, operation_id))
+            self._administration(caller, verb, body, deadline, partial(frame.reply, operation_id))
 
     def _peer(
-        self, frame: Frame, session: Session, sender: NodeId, operation_id: int, verb: int, version: int, key: bytes,
+        self, frame: Frame, caller: Caller, sender: NodeId, operation_id: int, verb: int, version: int, key: bytes,
         body: bytes, deadline: float,
     ) -> None:  # fmt: skip
         reply = partial(frame.reply, operation_id)
@@ -185,10 +185,10 @@ class FrameService:
         elif verb == Verb.FORWARDED_DELETE:
             self._coordinator.delete(frame, operation_id, key, body, deadline, forwarded=True)
         else:
-            self._administration(session, verb, body, deadline, reply)
+            self._administration(caller, verb, body, deadline, reply)
 
-    def _member(self, session: Session) -> NodeId:
-        node_id = NodeId(session.hello.node_id if session.hello is not None else b"")
+    def _member(self, caller: Caller) -> NodeId:
+        node_id = NodeId(caller.hello.node_id if caller.hello is not None else b"")
         topology = self._placement.topology
         if topology is None:
             if not node_id:
@@ -222,7 +222,7 @@ class FrameService:
 
     # --- chaos ------------------------------------------------------------------------------------------------------------
 
-    def _disturbed(self, session: Session, requests: Iterable[Request]) -> Iterator[Request]:
+    def _disturbed(self, caller: Caller, requests: Iterable[Request]) -> Iterator[Request]:
         """Pass the requests of a frame on, some of them not, later, twice, or so that nobody hears the answer."""
         chaos, commit_staged = self._chaos, self._replica.store.commit_staged
         for request in requests:
@@ -230,10 +230,10 @@ class FrameService:
             if verb not in _DISTURBED:
                 yield request
             elif chaos.fires(Point.REQUEST_REFUSED):
-                session.reply_error(operation_id, Overloaded("refused before it was begun", retry_after_s=0.01))
+                caller.reply_error(operation_id, Overloaded("refused before it was begun", retry_after_s=0.01))
             elif delay_ms := chaos.pick(Point.REQUEST_LATE, 0, 1, 5, 50):
                 late = (operation_id, verb, version, max(0, remaining_ms - delay_ms), key, body)
-                self._loop.call_later(delay_ms / 1000, self._handle_late, session, late)
+                self._loop.call_later(delay_ms / 1000, self._handle_late, caller, late)
             elif chaos.fires(Point.REPLY_DROPPED):
                 yield NOBODY, verb, version, remaining_ms, key, body
             else:
@@ -243,9 +243,9 @@ class FrameService:
             if chaos.fires(Point.COMMIT_EACH):
                 commit_staged()
 
-    def _handle_late(self, session: Session, request: Request) -> None:
-        if session.is_open:
-            self.handle(session, [request])
+    def _handle_late(self, caller: Caller, request: Request) -> None:
+        if caller.is_open:
+            self.handle(caller, [request])
 
     def _checked_or_not(self, sender: NodeId, key: bytes, version: int) -> Slot:
         if self._chaos.fires(Point.GROUP_PART_REFUSED):
@@ -257,8 +257,8 @@ class FrameService:
         self._replica.store.when_key_durable(key, partial(reply, _OK, record))
 
 
-def _is_client(session: Session) -> bool:
-    return session.hello is not None and not session.hello.node_id
+def _is_client(caller: Caller) -> bool:
+    return caller.hello is not None and not caller.hello.node_id
 
 
 def unknown_verb(verb: int) -> UnknownVerb:

@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 from cluster.requests import ReplyTo
 from kvstore.chaos import CALM, Chaos, Point, Probe
-from kvstore.transport.session import Request, Session
+from kvstore.transport.session import Caller, Request
 
 __all__ = ["HOLD_S_MAX", "Arrival", "Inbox", "Tickets"]
 
@@ -36,7 +36,7 @@ HOLD_S_MAX = 0.02
 class Arrival(NamedTuple):
     """One frame; `late_s` is what it waited before it arrived at the loop time `at`."""
 
-    session: Session
+    caller: Caller
     requests: Iterable[Request]
     late_s: float
     at: float
@@ -60,13 +60,13 @@ class Inbox:
         """Whether a frame that arrives now is to be offered; else it is handled at once."""
         return self._count > 0 or self._in_flight() >= self._in_flight_min
 
-    def keeps(self, session: Session, requests: Sequence[Request], late_s: float) -> bool:
+    def keeps(self, caller: Caller, requests: Sequence[Request], late_s: float) -> bool:
         """Take a frame; all that wait are handled now if together they are worth it. False: it is worth it alone."""
         count = self._count + len(requests)
         is_worth_it = count * SHARE >= self._in_flight()
         if is_worth_it and not self._waiting:
             return False
-        self._waiting.append(Arrival(session, requests, late_s, self._loop.time()))
+        self._waiting.append(Arrival(caller, requests, late_s, self._loop.time()))
         self._count = count
         if is_worth_it:
             self.flush()

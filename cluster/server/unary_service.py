@@ -10,14 +10,13 @@ listens; before that nobody can call. Real processes only: a simulated node has 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from kvstore.errors import DecodeError, KVStoreError, error_to_wire
 from kvstore.ids import CLUSTER_ID_SIZE_BYTES
 from kvstore.messages import Status, Verb
 from kvstore.ring.topology import Topology
 from kvstore.transport.frames import Hello
-from kvstore.transport.session import Session
 from kvstore.transport.unary_messages import Operation
 
 if TYPE_CHECKING:
@@ -41,8 +40,7 @@ class UnaryService:
         verb, name, body, _ = operation
         assert verb in _CLIENT_VERBS, "peers and their verbs come in frames, from sessions that were admitted"
         requests = [(_ALONE, int(verb), 0, int(remaining_s * 1000), name, body)]
-        # The part of a session that the frame service needs to answer an operation; the rest of one is about its connection.
-        self._node.service.handle(cast(Session, _Caller(reply)), requests)
+        self._node.service.handle(_OneCall(reply), requests)
 
     def topology(self) -> Topology:
         """Return the topology in use; `NotReady` if there is none."""
@@ -55,8 +53,8 @@ class UnaryService:
         self._node.admission.check(Hello(cluster_id=cluster_id))
 
 
-class _Caller:
-    """Who made one call, as a session to the frame service."""
+class _OneCall:
+    """Who made one call: a `Caller` that said nothing of itself."""
 
     __slots__ = ("_reply",)
     hello = None

@@ -19,12 +19,13 @@ Invariants
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import Enum
 
 from kvstore.errors import Corruption, StaleIdentity
 from kvstore.ids import NODE_ID_SIZE_BYTES, NodeId
+from kvstore.limits import STRANGERS_COUNT_MAX
 from kvstore.storage.engine import Engine, Family, OpenReport, Put
 from kvstore.storage.witness import Statement
 
@@ -64,7 +65,7 @@ class BootCheck(Enum):
     """What a presented boot number means."""
 
     NEW = "new"
-    """Higher than any seen: a start. It is remembered durably after the next sync."""
+    """Higher than any seen: a start. A member's is remembered durably after the next sync."""
     SAME = "same"
     """The start already known, on another connection."""
 
@@ -130,19 +131,37 @@ async def open_identity(engine: Engine, rng: random.Random) -> NodeIdentity:
 class PeerBoots:
     """Remembers the last start of every peer, so that a clone or a rolled-back node is refused (correctness 3).
 
+        of a member, or of a node noted before   in META, for ever
+        of a stranger                            in memory, the STRANGERS_COUNT_MAX newest; in META once a topology names it
+
+    Anybody can say HELLO with a new node id, so a stranger's costs no disk. It mints no dots before it is a member; a clone
+    of it is refused while its start is in memory.
+
     One node alone has no witness, and a clone that is the first to be seen is taken for the original: what is guaranteed
     is that the two are never both accepted under one boot number, and that the number never goes back.
     """
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
+        self._members: frozenset[NodeId] = frozenset()
+        self._strangers: dict[NodeId, tuple[int, int]] = {}
+        """Number and nonce of nodes of which META has nothing, the newest at the end."""
+
+    def members_are(self, members: Iterable[NodeId]) -> None:
+        """Hear whom a topology names, before it is in use; those seen already are noted now, and synced with the topology."""
+        self._members = frozenset(members)
+        joined = [node_id for node_id in self._strangers if node_id in self._members]
+        self._note([(node_id, *self._strangers[node_id]) for node_id in joined])
+        for node_id in joined:
+            del self._strangers[node_id]
 
     def check(self, node_id: NodeId, boot_number: int, boot_nonce: int) -> BootCheck:
         """Accept a presented start, or raise `StaleIdentity` (nothing is changed then).
 
         After `NEW` the caller syncs the engine before it answers, or a power loss could let a clone in.
         """
-        known = self._known(node_id)
+        noted = self._noted(node_id)
+        known = noted or self._strangers.get(node_id)
         if known is not None:
             if known == (boot_number, boot_nonce):
                 return BootCheck.SAME
@@ -152,12 +171,27 @@ class PeerBoots:
                     "start it with an empty --data directory as a new node",
                     node_id=node_id.hex(), boot_number=boot_number, boot_number_seen=known[0],
                 )  # fmt: skip
-        number_bytes = boot_number.to_bytes(_BOOT_NUMBER_SIZE_BYTES, "big")
-        value = number_bytes + boot_nonce.to_bytes(_NONCE_SIZE_BYTES, "big")
-        self._engine.apply([(Family.META, META_PEER_BOOT + node_id, value)])
+        if noted is not None or node_id in self._members:
+            self._note([(node_id, boot_number, boot_nonce)])
+        else:
+            self._remember(node_id, (boot_number, boot_nonce))
         return BootCheck.NEW
 
-    def _known(self, node_id: NodeId) -> tuple[int, int] | None:
+    def _note(self, starts: list[tuple[NodeId, int, int]]) -> None:
+        puts: list[Put] = []
+        for node_id, number, nonce in starts:
+            value = number.to_bytes(_BOOT_NUMBER_SIZE_BYTES, "big") + nonce.to_bytes(_NONCE_SIZE_BYTES, "big")
+            puts.append((Family.META, META_PEER_BOOT + node_id, value))
+        if puts:
+            self._engine.apply(puts)
+
+    def _remember(self, node_id: NodeId, start: tuple[int, int]) -> None:
+        self._strangers.pop(node_id, None)
+        if len(self._strangers) >= STRANGERS_COUNT_MAX:
+            del self._strangers[next(iter(self._strangers))]
+        self._strangers[node_id] = start
+
+    def _noted(self, node_id: NodeId) -> tuple[int, int] | None:
         value = self._engine.get(Family.META, META_PEER_BOOT + node_id)
         if value is None:
             return None

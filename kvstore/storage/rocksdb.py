@@ -1,5 +1,10 @@
 """The engine of a real node: RocksDB through rocksdict, in raw mode. One WriteBatch is atomic across families.
 
+    rocksdb_open.py     how is a store set up, and may it be opened?
+    rocksdb_scan.py     what is in a range?
+    rocksdb_errors.py   what did rocksdict mean?
+    here                what is written, what is durable, and when is nothing more to be trusted?
+
 How it fails
   - A failed sync, or any input/output error on the write path other than "no space", poisons the engine: the kernel may have
     dropped dirty pages and marked them clean, so nothing later could be trusted. Never retry an fsync. Reads go on.
@@ -26,36 +31,15 @@ import os
 import weakref
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from rocksdict import (
-    BlockBasedOptions,
-    Cache,
-    DbClosedError,
-    DBCompressionType,
-    DBRecoveryMode,
-    Options,
-    Rdict,
-    RdictIter,
-    ReadOptions,
-    WriteBatch,
-    WriteOptions,
-)
+from rocksdict import Rdict, ReadOptions, WriteBatch, WriteOptions
 
-from kvstore.errors import (
-    Corruption,
-    DataDirectoryInUse,
-    KVStoreError,
-    Overloaded,
-    StorageError,
-    SuspectStore,
-    SyncFailed,
-)
+from kvstore.errors import Corruption, KVStoreError, StorageError, SuspectStore, SyncFailed
 from kvstore.ids import NODE_ID_SIZE_BYTES
 from kvstore.storage.directory import (
-    DATABASE_DIRECTORY,
     IDENTITY_FILE,
     REPLACE_HINT,
     check_openable,
@@ -68,6 +52,9 @@ from kvstore.storage.directory import (
 )
 from kvstore.storage.engine import Family, OpenReport, Put
 from kvstore.storage.identity import META_NODE_ID, closing_puts, opening_puts, read_report
+from kvstore.storage.rocksdb_errors import is_no_space, translate
+from kvstore.storage.rocksdb_open import EngineOptions, open_database, recall
+from kvstore.storage.rocksdb_scan import Scan
 from kvstore.storage.space import SpaceGuard
 from kvstore.storage.witness import Statement
 from kvstore.storage.witness_file import FileWitness
@@ -76,62 +63,8 @@ __all__ = ["EngineOptions", "RocksEngine"]
 
 _PUT_OVERHEAD_BYTES = 64
 """Log and memtable bytes of a put besides its key and value; only the low-space budget uses it."""
-_OVERLOADED_RETRY_AFTER_S = 0.1
 _RUN_SIZE_BYTES = 8
 _DATA: Final = Family.DATA  # An attribute of an enum class costs more than the rest of the family test.
-
-
-@dataclass(frozen=True, slots=True)
-class EngineOptions:
-    """Memory and disk of one store. An idle node stays small because memtables are allocated as they fill."""
-
-    write_buffer_bytes: int = 32 * 1024 * 1024
-    """One memtable; at most three live in a family. Larger: fewer flushes, more replay and memory."""
-    write_buffers_bytes_max: int = 64 * 1024 * 1024
-    """Memtables of all families together."""
-    block_cache_bytes: int = 64 * 1024 * 1024
-    """Shared by both families; a get that misses it costs a pread of 4 KiB."""
-    log_bytes_max: int = 128 * 1024 * 1024
-    """Log that may have to be replayed at open: about 1 s."""
-    bloom_bits_per_key: int = 10
-    """1 % of the gets of absent keys read a block; 1.25 MB per million keys."""
-    background_jobs: int = 2
-    low_space_bytes: int | None = None
-    """Watermark below which client data is refused; None is 5 % of the file system within 16 to 256 MiB."""
-
-
-class _Scan(Iterator[tuple[bytes, bytes]]):
-    """One range in key order, from the snapshot RocksDB took when it was made. Raises at a bad block, never just ends."""
-
-    __slots__ = ("__weakref__", "_iterator", "_lower", "_upper")
-
-    def __init__(self, iterator: RdictIter, lower: bytes, upper: bytes) -> None:
-        self._iterator: RdictIter | None = iterator
-        self._lower = lower
-        self._upper = upper
-        iterator.seek(lower)
-
-    def __next__(self) -> tuple[bytes, bytes]:
-        iterator = self._iterator
-        if iterator is None:
-            raise StorageError("the engine was closed during a scan")
-        try:
-            if not iterator.valid():
-                iterator.status()
-                raise StopIteration
-            key: bytes = iterator.key()
-            value: bytes = iterator.value()
-            iterator.next()
-        except StopIteration:
-            raise
-        except Exception as error:  # boundary: rocksdict raises nothing narrower
-            raise _translate(error) from error
-        assert self._lower <= key < self._upper, "RocksDB left the bounds of a scan"
-        return key, value
-
-    def release(self) -> None:
-        """Let go of the RocksDB iterator, which would keep the database locked."""
-        self._iterator = None
 
 
 class RocksEngine:
@@ -149,7 +82,7 @@ class RocksEngine:
         # Without it a write waits for compaction on the event loop, for up to 1.2 s under heavy load.
         self._write_options.no_slowdown = True
         self._space = space
-        self._scans: weakref.WeakSet[_Scan] = weakref.WeakSet()
+        self._scans: weakref.WeakSet[Scan] = weakref.WeakSet()
         self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="kvstore-sync")
         self._poison: str | None = None
         self._no_space = False
@@ -174,9 +107,9 @@ class RocksEngine:
         check_openable(directory)
         boot_id = read_boot_id() if boot_id is None else boot_id
         witness = FileWitness(run_directory, directory)
-        statement = _recall(directory, witness, boot_id)
+        statement = recall(directory, witness, boot_id)
         space = SpaceGuard.of_directory(directory, watermark_bytes=options.low_space_bytes)
-        engine = cls(directory, _open_database(directory, options), space, witness)
+        engine = cls(directory, open_database(directory, options), space, witness)
         try:
             engine._begin(boot_id, node_id, statement)
         except BaseException:
@@ -193,7 +126,7 @@ class RocksEngine:
             value: bytes | None = (self._data if family is _DATA else self._meta).get(key)
             return value
         except Exception as error:  # boundary: rocksdict raises nothing narrower
-            raise _translate(error) from error
+            raise translate(error) from error
 
     def apply(self, puts: Sequence[Put]) -> None:
         if self._poison is not None or self._is_closed:
@@ -255,9 +188,9 @@ class RocksEngine:
         options = ReadOptions()
         options.set_iterate_upper_bound(upper)
         try:
-            scan = _Scan((self._data if family is _DATA else self._meta).iter(options), lower, upper)
+            scan = Scan((self._data if family is _DATA else self._meta).iter(options), lower, upper)
         except Exception as error:  # boundary: rocksdict raises nothing narrower
-            raise _translate(error) from error
+            raise translate(error) from error
         self._scans.add(scan)
         return scan
 
@@ -276,7 +209,7 @@ class RocksEngine:
         try:
             self._database.flush_wal(True)
         except Exception as error:  # boundary: rocksdict raises nothing narrower
-            mapped = _translate(error)
+            mapped = translate(error)
             # A log write failed between our check and here: no fsync did, so a restart may trust the page cache.
             self._poisoned_by(mapped, is_suspect="previous error" not in str(error))
             raise self._refusal() from error
@@ -299,7 +232,7 @@ class RocksEngine:
         try:
             return family.property_int_value(name) or 0
         except Exception as error:  # boundary: rocksdict raises nothing narrower
-            raise _translate(error) from error
+            raise translate(error) from error
 
     async def close(self, *, clean: bool) -> None:
         if self._is_closed:
@@ -357,14 +290,14 @@ class RocksEngine:
             try:
                 database.close()
             except Exception as error:  # boundary: as above; the lock is let go all the same
-                errors.append(_translate(error))
+                errors.append(translate(error))
         if errors and self._poison is None and not self._no_space:
             raise errors[0]
 
     def _write_failed(self, error: Exception) -> KVStoreError:
         """Decide what a failed write means for the engine, and return what to raise."""
-        mapped = _translate(error)
-        if _is_no_space(error):
+        mapped = translate(error)
+        if is_no_space(error):
             self._no_space = True
             self._space.refresh()
         elif isinstance(mapped, Corruption) or str(error).startswith("IO error"):
@@ -386,73 +319,3 @@ class RocksEngine:
         if self._poison is not None:
             return SyncFailed(f"the engine is poisoned until restart: {self._poison}")
         return StorageError("the engine is closed")
-
-
-def _recall(directory: Path, witness: FileWitness, boot_id: str) -> Statement | None:
-    """Return what this kernel remembers of the store in a directory; `SuspectStore` if that is a failed write."""
-    statement = witness.recall()
-    if statement is None or not (directory / IDENTITY_FILE).exists():
-        return None
-    if not statement.is_of(boot_id=boot_id, store=read_node_id(directory)):
-        return None
-    if statement.is_suspect:
-        raise SuspectStore(f"{directory} had a failed write to disk, and could not be marked: {REPLACE_HINT}")
-    return statement
-
-
-def _is_no_space(error: Exception) -> bool:
-    return "No space left" in str(error) or "NoSpace" in str(error)
-
-
-def _translate(error: Exception) -> KVStoreError:
-    """Map what rocksdict raised: bare `Exception`s told apart by their text. Anything else is a bug and raised as it is."""
-    if isinstance(error, KVStoreError):
-        return error
-    if isinstance(error, DbClosedError):
-        return StorageError("the engine is closed")
-    if type(error) is not Exception:
-        raise error
-    text = str(error)
-    if "Corruption" in text or "checksum mismatch" in text:
-        return Corruption(text)
-    if "ncomplete" in text and "stall" in text:
-        return Overloaded("the engine would stall; nothing was written", retry_after_s=_OVERLOADED_RETRY_AFTER_S)
-    return StorageError(text)
-
-
-def _open_database(directory: Path, options: EngineOptions) -> Rdict:
-    cache = Cache(options.block_cache_bytes)
-    families = {family.value: _family_options(options, cache) for family in Family}
-    try:
-        return Rdict(str(directory / DATABASE_DIRECTORY), _family_options(options, cache), column_families=families)
-    except Exception as error:  # boundary: rocksdict raises nothing narrower
-        mapped = _translate(error)
-        if isinstance(mapped, Corruption):
-            raise SuspectStore(f"{directory} is corrupt ({mapped.message}): {REPLACE_HINT}") from error
-        if "LOCK" in mapped.message:
-            raise DataDirectoryInUse(f"{directory} is in use by another process") from error
-        raise mapped from error
-
-
-def _family_options(options: EngineOptions, cache: Cache) -> Options:
-    table = BlockBasedOptions()
-    table.set_block_cache(cache)
-    table.set_bloom_filter(options.bloom_bits_per_key, False)
-    made = Options(raw_mode=True)
-    made.create_if_missing(True)
-    made.create_missing_column_families(True)
-    made.set_wal_recovery_mode(DBRecoveryMode.tolerate_corrupted_tail_records())
-    made.set_paranoid_checks(True)
-    made.set_block_based_table_factory(table)
-    made.set_compression_type(DBCompressionType.lz4())
-    made.set_write_buffer_size(options.write_buffer_bytes)
-    made.set_max_write_buffer_number(3)
-    made.set_db_write_buffer_size(options.write_buffers_bytes_max)
-    made.set_max_total_wal_size(options.log_bytes_max)
-    made.set_max_background_jobs(options.background_jobs)
-    # RocksDB's own chatter, which otherwise grows without bound.
-    made.set_keep_log_file_num(4)
-    made.set_max_log_file_size(4 * 1024 * 1024)
-    made.set_stats_dump_period_sec(0)
-    made.set_stats_persist_period_sec(0)
-    return made

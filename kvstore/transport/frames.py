@@ -18,6 +18,7 @@ import msgspec
 
 from kvstore.errors import DecodeError
 from kvstore.flat import unpack_flat
+from kvstore.ids import CLUSTER_ID_SIZE_BYTES, NODE_ID_SIZE_BYTES
 from kvstore.limits import FRAME_OPERATIONS_MAX, FRAME_SIZE_BYTES_MAX
 from kvstore.messages import PROTOCOL_VERSION
 
@@ -86,12 +87,19 @@ def hello_from(fields: list[Any]) -> Hello:
     hello = Hello(*fields[1:10])
     numbers = (hello.protocol_min, hello.protocol_max, hello.boot_number, hello.boot_nonce, hello.topology_epoch)
     texts = (hello.address, hello.capabilities)
-    ids = (hello.cluster_id, hello.node_id)
-    if not (all(type(n) is int and n >= 0 for n in numbers) and all(type(i) is bytes and len(i) <= 16 for i in ids)):
+    if not all(type(n) is int and n >= 0 for n in numbers) or not all(type(t) is str and len(t) <= 256 for t in texts):
         raise DecodeError("HELLO has fields of the wrong type")
-    if not all(type(t) is str and len(t) <= 256 for t in texts):
-        raise DecodeError("HELLO has fields of the wrong type")
+    _check_id("cluster", hello.cluster_id, CLUSTER_ID_SIZE_BYTES)
+    _check_id("node", hello.node_id, NODE_ID_SIZE_BYTES)
     return hello
+
+
+def _check_id(whose: str, identifier: object, size_bytes: int) -> None:
+    """An id is whole or empty: part of one would be remembered as somebody (storage/identity.py)."""
+    if type(identifier) is not bytes:
+        raise DecodeError("HELLO has fields of the wrong type")
+    if len(identifier) not in (0, size_bytes):
+        raise DecodeError(f"a {whose} id has {size_bytes} bytes, or none", size_bytes=len(identifier))
 
 
 def decode_frame(frame: bytes) -> list[Any]:

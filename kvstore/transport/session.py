@@ -33,7 +33,7 @@ from kvstore.transport.frames import (
 )
 from kvstore.transport.lateness import Lateness
 
-__all__ = ["REFUSED_LINGER_S", "Request", "Service", "Session"]
+__all__ = ["Caller", "REFUSED_LINGER_S", "Request", "Service", "Session"]
 
 REFUSED_LINGER_S = 1.0
 """How long a refused peer has to read the refusal and hang up by itself."""
@@ -41,6 +41,28 @@ REFUSED_LINGER_S = 1.0
 _APPLIED = int(Status.APPLIED)
 Request = tuple[int, int, int, int, bytes, bytes]
 """(id, verb, placement_version, remaining_ms, key, body)"""
+
+
+class Caller(Protocol):
+    """Whose operations are handled, and where their replies go: a session, or who made one unary call."""
+
+    @property
+    def hello(self) -> Hello | None:
+        """What the peer said of itself; None if it said nothing."""
+
+    @property
+    def is_open(self) -> bool:
+        """Whether replies still reach it."""
+
+    @property
+    def late_s(self) -> float:
+        """How long what is handled now waited on its way."""
+
+    def reply(self, operation_id: int, status: int, body: bytes) -> None:
+        """Answer one operation; dropped if the peer is gone."""
+
+    def reply_error(self, operation_id: int, error: KVStoreError) -> None:
+        """Answer one operation with an error."""
 
 
 class Service(Protocol):

@@ -19,13 +19,21 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from kvstore.errors import KVStoreError
+
 __all__ = [
-    "MEASURES", "Figure", "LoadDocument", "Shape", "Spread", "cell_document", "percentile_us", "ratios", "rounded_us",
-    "spread_of",
+    "MEASURES", "Figure", "LoadDocument", "NothingMeasured", "Shape", "Spread", "cell_document", "percentile_us", "ratios",
+    "rounded_us", "spread_of",
 ]  # fmt: skip
 
 SIGNIFICANT_MAX = 1_000
 MEASURES = ("per_s", "p50_ms", "p99_ms", "server_cpu_us", "generator_cpu_us")
+
+
+class NothingMeasured(KVStoreError):
+    """A load ended early or took too long, or a program printed something else than the versions we know."""
+
+    code, definite = "nothing_measured", True
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,6 @@
 """What other people's load programs print, read into figures: `etcdctl check perf` and `redis-benchmark --csv`.
 
-Pure. Output that does not look as expected is `UnreadableOutput` with its end: a benchmark that guesses is worse than none.
+Pure. Output that does not look as expected is `NothingMeasured` with its end: a benchmark that guesses is worse than none.
 
 What `etcdctl check perf` does (etcd-io/etcd, etcdctl/ctlv3/command/check.go, the same in 3.4 and 3.5): one goroutine hands
 out puts through a rate limiter without burst (150, 1,000, 8,000 or 15,000 a second for the loads s, m, l, xl) to 50, 200, 500
@@ -15,11 +15,11 @@ import io
 import re
 from dataclasses import dataclass
 
-from kvstore.errors import KVStoreError
+from tests.benchmarks.figures import NothingMeasured
 
 __all__ = [
     "CHECK_PERF_KEY_BYTES", "CHECK_PERF_LIMITS", "CHECK_PERF_S", "CHECK_PERF_VALUE_BYTES", "CheckPerf", "RedisLine",
-    "UnreadableOutput", "parse_check_perf", "parse_redis_csv", "parse_redis_info",
+    "parse_check_perf", "parse_redis_csv", "parse_redis_info",
 ]  # fmt: skip
 
 CHECK_PERF_KEY_BYTES = 276
@@ -31,12 +31,6 @@ SHOWN_CHARACTERS = 400
 _RATE = re.compile(r"Throughput (?:is|too low:) (\d+) writes/s")
 _SLOWEST = re.compile(r"Slowest request took (?:too long: )?(\d+(?:\.\d+)?)s")
 _ERROR = re.compile(r"FAIL: ERROR\((.*)\) -> (\d+)")
-
-
-class UnreadableOutput(KVStoreError):
-    """A program printed something else than the versions we know; nothing was measured."""
-
-    code, definite = "unreadable_output", True
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,11 +51,15 @@ class RedisLine:
     p99_ms: float
 
 
+def _unreadable(what: str, text: str) -> NothingMeasured:
+    return NothingMeasured(f"{what}: {text.strip()[-SHOWN_CHARACTERS:]!r}")
+
+
 def parse_check_perf(text: str) -> CheckPerf:
     """Read the verdict; the progress bar before it is skipped."""
     rate, slowest = _RATE.search(text), _SLOWEST.search(text)
     if rate is None or slowest is None:
-        raise UnreadableOutput(f"etcdctl check perf printed no rate: {text.strip()[-SHOWN_CHARACTERS:]!r}")
+        raise _unreadable("etcdctl check perf printed no rate", text)
     return CheckPerf(float(rate[1]), float(slowest[1]), sum(int(count) for _, count in _ERROR.findall(text)))
 
 
@@ -70,13 +68,13 @@ def parse_redis_csv(text: str) -> RedisLine:
     start = text.find('"test"')
     rows = list(csv.DictReader(io.StringIO(text[start:]))) if start >= 0 else []
     if len(rows) != 1:
-        raise UnreadableOutput(f"redis-benchmark --csv printed {len(rows)} rows: {text.strip()[-SHOWN_CHARACTERS:]!r}")
+        raise _unreadable(f"redis-benchmark --csv printed {len(rows)} rows", text)
     try:
         return RedisLine(
             float(rows[0]["rps"]), float(rows[0]["p50_latency_ms"]), float(rows[0]["p99_latency_ms"])
         )  # fmt: skip
     except (KeyError, TypeError, ValueError):
-        raise UnreadableOutput(f"redis-benchmark --csv: {text.strip()[-SHOWN_CHARACTERS:]!r}") from None
+        raise _unreadable("redis-benchmark --csv", text) from None
 
 
 def parse_redis_info(text: str) -> dict[str, str]:

@@ -24,21 +24,14 @@ from typing import Any
 
 import psutil
 
-from kvstore.errors import KVStoreError
-from tests.benchmarks.figures import Figure, LoadDocument, Shape
+from tests.benchmarks.figures import Figure, LoadDocument, NothingMeasured, Shape
 
-__all__ = ["LoadFailed", "LoadOptions", "established", "fill", "generator_options", "measure"]
+__all__ = ["LoadOptions", "established", "fill", "generator_options", "measure"]
 
 LINE_BYTES_MAX = 16 * 1024 * 1024
 SETUP_S_MAX = 180.0
 """For starting eight interpreters and opening 1,500 connections on two busy cores; on idle ones some ten seconds."""
 STDERR_SHOWN_BYTES = 2_000
-
-
-class LoadFailed(KVStoreError):
-    """A generator ended early or took too long; nothing was measured."""
-
-    code, definite = "load_failed", True
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,11 +62,11 @@ def generator_options(options: LoadOptions, shape: Shape, operation: str, proces
 
 
 def fill(command: Sequence[str], options: LoadOptions, directory: Path) -> None:
-    """Put all keys once with one generator; raises LoadFailed if any put failed."""
+    """Put all keys once with one generator; raises NothingMeasured if any put failed."""
     shape = Shape("fill", 1, 1, 256)
     document = asyncio.run(_fill([*command, *generator_options(options, shape, "fill", 0)], directory, options.limit_s))
     if document.errors or document.operations != options.keys:
-        raise LoadFailed(
+        raise NothingMeasured(
             f"putting the keys to read: {document.operations} of {options.keys}; {document.first_error}",
             errors=document.errors,
         )
@@ -160,7 +153,7 @@ class _Generators:
         try:
             await self._deadline.__aexit__(kind, problem, trace)
         except TimeoutError:
-            raise LoadFailed(f"a load took longer than {self._limit_s:.0f} s\n{self._tails()}") from None
+            raise NothingMeasured(f"a load took longer than {self._limit_s:.0f} s\n{self._tails()}") from None
 
     async def begin(self) -> None:
         """Wait until all are connected, and let them go."""
@@ -185,12 +178,12 @@ class _Generators:
         try:
             return [LoadDocument.parse(json.loads(line)) for line in lines]
         except (ValueError, KeyError) as problem:
-            raise LoadFailed(f"a generator printed no result: {problem}\n{self._tails()}") from None
+            raise NothingMeasured(f"a generator printed no result: {problem}\n{self._tails()}") from None
 
     async def _expect(self, number: int, word: str) -> None:
         line = await self._line(number)
         if line != word:
-            raise LoadFailed(f"a generator said {line[:80]!r} instead of {word!r}\n{self._tails()}")
+            raise NothingMeasured(f"a generator said {line[:80]!r} instead of {word!r}\n{self._tails()}")
 
     async def _line(self, number: int) -> str:
         stdout = self._processes[number].stdout

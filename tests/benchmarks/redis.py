@@ -25,9 +25,9 @@ from pathlib import Path
 import psutil
 
 from tests.benchmarks.contenders import free_ports, program, run_program, servers
-from tests.benchmarks.figures import Figure, Shape
+from tests.benchmarks.figures import Figure, NothingMeasured, Shape
 from tests.benchmarks.foreign import parse_redis_csv, parse_redis_info
-from tests.benchmarks.load_process import LoadFailed, LoadOptions
+from tests.benchmarks.load_process import LoadOptions
 
 __all__ = ["Drive", "Redis", "find_programs"]
 
@@ -71,7 +71,7 @@ class Redis:
         figure = self._benchmark(port, drive, operation, requests)
         elapsed_s = time.monotonic() - begun_s
         if elapsed_s > self._options.limit_s:
-            raise LoadFailed(f"redis-benchmark took {elapsed_s:.0f} s")
+            raise NothingMeasured(f"redis-benchmark took {elapsed_s:.0f} s")
         cpu_us = (_cpu_s(pids) - before_s) / figure.operations * 1e6
         return Figure(
             figure.operations, figure.per_s, figure.p50_ms, figure.p99_ms, cpu_us, None, connections=drive.connections
@@ -98,7 +98,7 @@ class Redis:
         command = [program("redis-cli", "redis-tools"), "-h", "127.0.0.1", "-p", str(port), "--pipe"]
         printed = run_program(command, timeout_s=self._options.limit_s, stdin="".join(lines).encode())
         if f"errors: 0, replies: {self._options.keys}" not in printed:
-            raise LoadFailed(f"putting the keys to read: {printed[-400:]}")
+            raise NothingMeasured(f"putting the keys to read: {printed[-400:]}")
 
 
 def find_programs() -> str:

@@ -11,6 +11,7 @@ from tests.benchmarks.contenders import MissingProgram, ServerFailed, free_ports
 from tests.benchmarks.figures import (
     Figure,
     LoadDocument,
+    NothingMeasured,
     Shape,
     cell_document,
     percentile_us,
@@ -18,8 +19,8 @@ from tests.benchmarks.figures import (
     rounded_us,
     spread_of,
 )
-from tests.benchmarks.foreign import CheckPerf, UnreadableOutput, parse_check_perf, parse_redis_csv, parse_redis_info
-from tests.benchmarks.load_process import LoadFailed, LoadOptions, generator_options, measure
+from tests.benchmarks.foreign import CheckPerf, parse_check_perf, parse_redis_csv, parse_redis_info
+from tests.benchmarks.load_process import LoadOptions, generator_options, measure
 from tests.benchmarks.sitting import Plan, Sitting, chosen
 from tests.benchmarks.versus_etcd import check_document
 
@@ -68,9 +69,9 @@ def test_redis_csv_is_read_by_column_name_behind_warnings() -> None:
 @pytest.mark.parametrize("text", ["", "Could not connect", '"test","rps"\n', '"test","rps"\n"SET","1.0"\n'])
 def test_output_that_is_not_as_expected_is_refused_not_guessed(text: str) -> None:
     """Both parsers raise, with the end of what was printed."""
-    with pytest.raises(UnreadableOutput):
+    with pytest.raises(NothingMeasured):
         parse_redis_csv(text)
-    with pytest.raises(UnreadableOutput):
+    with pytest.raises(NothingMeasured):
         parse_check_perf(text)
 
 
@@ -272,7 +273,7 @@ def test_generators_run_in_step(tmp_path: Path) -> None:
 
 def test_a_generator_that_ends_early_fails_the_load_with_what_it_wrote(tmp_path: Path) -> None:
     """The others are ended."""
-    with pytest.raises(LoadFailed, match="no route"):
+    with pytest.raises(NothingMeasured, match="no route"):
         measure(["sh", "-c", "echo no route >&2"], Shape("s", 2, 1, 1), "put", OPTIONS, [], tmp_path)
 
 

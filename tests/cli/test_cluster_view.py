@@ -21,7 +21,7 @@ def up(**status: Any) -> Presence:
         "size_bytes": 2_000_000,
         "ops_per_s": 5,
         "uptime_s": 61,
-        "counters": {"siblings_max": 1},
+        "counters": {"siblings_max": 1, "hedges": 40, "hedges_won": 31},
     }
     return Presence({**base, "latency_ms": {"put_p99": 6.04, "get_p99": None}, "peers": {}, **status})
 
@@ -106,7 +106,7 @@ def test_status_has_a_row_for_every_member_with_its_share() -> None:
 
     assert len(lines) == 6
     assert lines[3].split()[:6] == ["UN", "6161", "127.0.0.1:7400", "-", "2", "50.0%"]
-    assert "6.0/-" in lines[3]
+    assert lines[3].split()[-5:] == ["6.0/-", "31/40", "0", "61", "s"]
 
 
 def test_documents_are_json_shaped() -> None:

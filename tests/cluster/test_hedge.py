@@ -194,6 +194,28 @@ def test_with_more_owners_the_order_begins_with_those_that_keep_up() -> None:
         assert peers[1] not in hedge.choose(readers, turn, 3)[:3]
 
 
+def test_an_owner_that_is_down_is_asked_first_by_nobody() -> None:
+    """With another one behind it would cost a failed question first; the slow one does answer."""
+    hedge, slow, down = Hedge[Peer](), Peer("slow"), Peer("down")
+    readers = ((None, slow, down), (None, down, slow))
+    down.is_up = False
+    for _ in range(11):
+        hedge.waited(slow)
+    assert all(hedge.choose(readers, turn, 2) == readers[0] for turn in range(2 * PROBE_EVERY))
+    assert [hedge.choose(readers, turn, 3) for turn in range(2)] == list(readers), "both are asked: as ever"
+
+
+def test_neither_who_is_down_nor_who_is_behind_is_among_the_first() -> None:
+    """r=3 of five, one owner each: of the four orders one begins with the two others."""
+    hedge, peers = Hedge[Peer](), [Peer(name) for name in "abcd"]
+    readers = tuple((None, *peers[i:], *peers[:i]) for i in range(4))
+    peers[2].is_up = False
+    for _ in range(11):
+        hedge.waited(peers[1])
+    for turn in range(1, PROBE_EVERY):
+        assert hedge.choose(readers, turn, 3) == readers[3]
+
+
 @given(st.lists(st.tuples(st.integers(0, 200), st.integers(1, 512)), max_size=200))
 def test_hedges_never_exceed_a_twentieth_a_burst_and_one_group(steps: list[tuple[int, int]]) -> None:
     """Whatever wants to be hedged, and however large the groups are."""

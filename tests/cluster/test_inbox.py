@@ -27,7 +27,7 @@ class Fixture:
 
     def _handle(self, arrivals: list[Arrival]) -> None:
         now = asyncio.get_running_loop().time()
-        self.handled.append((now, [(each.session, [r[0] for r in each.requests]) for each in arrivals]))
+        self.handled.append((now, [(each.caller, [r[0] for r in each.requests]) for each in arrivals]))
 
 
 def test_without_a_crowd_nobody_waits() -> None:

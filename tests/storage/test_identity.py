@@ -8,6 +8,7 @@ import pytest
 
 from kvstore.errors import Corruption, StaleIdentity, SyncFailed
 from kvstore.ids import NodeId
+from kvstore.limits import STRANGERS_COUNT_MAX
 from kvstore.storage.engine import Family
 from kvstore.storage.identity import META_NODE_ID, META_PEER_BOOT, BootCheck, PeerBoots, open_identity
 from kvstore.storage.memory import MemoryDisk, MemoryEngine
@@ -108,12 +109,54 @@ async def test_peers_remember_across_restarts() -> None:
     """What was synced is remembered: a witness that forgets is none."""
     disk = MemoryDisk()
     engine = MemoryEngine.open(disk)
-    PeerBoots(engine).check(PEER, 5, 77)
+    boots = PeerBoots(engine)
+    boots.members_are([PEER])
+    boots.check(PEER, 5, 77)
     await engine.sync()
     disk.crash(keep=lambda count: 0)
 
     with pytest.raises(StaleIdentity):
         PeerBoots(MemoryEngine.open(disk)).check(PEER, 4, 1)
+
+
+@pytest.mark.parametrize("seen_first", [True, False])
+def test_only_a_members_start_is_noted_on_disk(seen_first: bool) -> None:
+    """A stranger's is as soon as it is a member, whichever comes first; strangers that stay so are not."""
+    engine = MemoryEngine.open(MemoryDisk())
+    boots = PeerBoots(engine)
+    boots.check(NodeId(b"stranger"), 1, 1)
+    if seen_first:
+        boots.check(PEER, 5, 77)
+    boots.members_are([PEER])
+    if not seen_first:
+        boots.check(PEER, 5, 77)
+
+    assert engine.get(Family.META, META_PEER_BOOT + PEER) == (5).to_bytes(8, "big") + (77).to_bytes(8, "big")
+    assert engine.get(Family.META, META_PEER_BOOT + b"stranger") is None
+
+
+def test_a_noted_node_is_noted_again_after_it_was_a_member() -> None:
+    """A join that was given up: a row that is there already costs nothing more, and its number must not go back."""
+    engine = MemoryEngine.open(MemoryDisk())
+    boots = PeerBoots(engine)
+    boots.members_are([PEER])
+    boots.check(PEER, 5, 77)
+    boots.members_are([])
+    boots.check(PEER, 6, 78)
+
+    with pytest.raises(StaleIdentity):
+        PeerBoots(engine).check(PEER, 5, 77)
+
+
+def test_of_too_many_strangers_the_newest_are_remembered() -> None:
+    """One that is remembered cannot be cloned; of one that was pushed out nothing is known."""
+    boots = PeerBoots(MemoryEngine.open(MemoryDisk()))
+    for number in range(STRANGERS_COUNT_MAX + 1):
+        boots.check(NodeId(number.to_bytes(8, "big")), 5, 77)
+
+    assert boots.check(NodeId(bytes(8)), 4, 1) is BootCheck.NEW
+    with pytest.raises(StaleIdentity):
+        boots.check(NodeId(STRANGERS_COUNT_MAX.to_bytes(8, "big")), 4, 1)
 
 
 def test_an_impossible_memory_of_a_peer_is_corruption() -> None:

@@ -16,6 +16,7 @@ from typing import Any
 import grpc.aio
 
 from cluster.node import Node, NodeOptions
+from cluster.placement import Placement
 from cluster.server.unary_service import UnaryService
 from kvstore.client.operation_ids import OperationIds
 from kvstore.env import Env
@@ -120,14 +121,20 @@ class GrpcNode:
         await self.transport.close()
 
 
+def _agree(placements: list[Placement]) -> bool:
+    """Whether all use one topology, in which nobody moves: a request planned with an older one would be refused."""
+    return all(each.is_settled for each in placements) and len({each.epoch for each in placements}) == 1
+
+
 @asynccontextmanager
 async def grpc_nodes(count: int) -> AsyncIterator[list[GrpcNode]]:
-    """A cluster of `count` nodes; the first one founds it. Nothing of it is left at the end."""
+    """A cluster of `count` nodes, settled; the first one founds it. Nothing of it is left at the end."""
     nodes: list[GrpcNode] = []
     try:
         for number in range(count):
             nodes.append(GrpcNode(number))
             await nodes[-1].start((nodes[0].node.address,) if number else ())
+        await until(lambda: _agree([each.node.placement for each in nodes]))
         yield nodes
     finally:
         await asyncio.gather(*[each.stop() for each in nodes])

@@ -22,10 +22,18 @@ from kvstore.transport.frames import (
 from tests.support.cost import assert_cheap_refusal
 
 U64 = st.integers(0, (1 << 64) - 1)
-BODY, SMALL_ID = st.binary(max_size=99), st.binary(max_size=16)
+BODY = st.binary(max_size=99)
+
+
+def _maybe_id(size_bytes: int) -> st.SearchStrategy[bytes]:
+    return st.one_of(st.just(b""), st.binary(min_size=size_bytes, max_size=size_bytes))
+
+
 REQUEST = st.tuples(U64, st.integers(0, 63), U64, st.integers(0, 1 << 31), st.binary(max_size=30), BODY)
 REPLY = st.tuples(U64, st.integers(0, 3), BODY)
-HELLOS = st.builds(Hello, U64, U64, SMALL_ID, SMALL_ID, U64, U64, U64, st.text(max_size=20), st.text(max_size=9))
+HELLOS = st.builds(
+    Hello, U64, U64, _maybe_id(16), _maybe_id(8), U64, U64, U64, st.text(max_size=20), st.text(max_size=9)
+)
 FRAMES = st.one_of(
     st.lists(REQUEST, min_size=1, max_size=20).map(lambda operations: [1, 5, *(f for o in operations for f in o)]),
     st.tuples(U64, st.lists(REPLY, min_size=1, max_size=20)).map(lambda r: [2, r[0], *(f for o in r[1] for f in o)]),
@@ -149,8 +157,8 @@ def test_a_malformed_frame_is_a_decode_error(case: str, frame: bytes) -> None:
 @pytest.mark.parametrize(
     ("index", "value"),
     [
-        (1, -1), (1, b"1"), (2, 1.0), (3, "c"), (3, b"c" * 17), (4, None), (5, True), (6, -1), (7, b""), (8, b"a"),
-        (8, "a" * 257), (9, 1),
+        (1, -1), (1, b"1"), (2, 1.0), (3, "c"), (3, b"c" * 17), (3, b"c" * 8), (4, None), (4, "n"), (4, b"n"), (4, b"n" * 9),
+        (4, b"n" * 16), (5, True), (6, -1), (7, b""), (8, b"a"), (8, "a" * 257), (9, 1),
     ],
 )  # fmt: skip
 def test_a_malformed_hello_is_a_decode_error(index: int, value: Any) -> None:

@@ -5,15 +5,15 @@ A few seeds of a few virtual seconds here; PYTHONPATH=. python -m pytest -m slow
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
 
-from jepsen_lite.run import Report, RunOptions, run_seed
+from jepsen_lite.run import RunOptions
 from jepsen_lite.sim.swarm import ProcessSwarm, Swarm
 from jepsen_lite.workloads.catalogue import WORKLOADS
+from tests.support.runs import check, quiet_nodes
 
 SHORT = RunOptions(duration_s=8.0, operations_min=50, clients=6)
 CRASHES = Swarm(process=ProcessSwarm(crash_pause_s=2.0, power_share=0.5, together_share=0.2))
@@ -22,19 +22,8 @@ NAMES = [name for name, _ in WORKLOADS]
 
 @pytest.fixture(autouse=True)
 def _quiet() -> Iterator[None]:
-    """Every simulated restart would say that it was unclean."""
-    logger = logging.getLogger("kvnode")
-    before = logger.level
-    logger.setLevel(logging.CRITICAL)
-    yield
-    logger.setLevel(before)
-
-
-def check(seed: int, options: RunOptions) -> Report:
-    """Run a seed; nothing may be broken or left unjudged."""
-    report = run_seed(seed, options)
-    assert report.ok, "\n".join([*report.violations, f"{report.replay}   with {options}"])
-    return report
+    with quiet_nodes():
+        yield
 
 
 def test_the_product_keeps_its_promises_to_the_mix_under_crashes() -> None:
