@@ -28,8 +28,10 @@ class _Client:
 def simulate(
     seed: int, operations: int, *, clients: int = 10, unknown: int = 8, values: int | None = None, cas_share: float = 0.2,
     write_share: float = 0.3,
+    is_busy: bool = False,
 ) -> list[Call]:  # fmt: skip
-    """Return the calls to one register. `values`: how many different ones, None if every written one is unique."""
+    """Return the calls to one register. `values`: how many different ones, None if every written one is unique.
+    `is_busy`: nobody pauses, so nearly all clients have something under way all the time."""
     rng = random.Random(seed)
     calls: list[Call] = []
     working = [_Client() for _ in range(clients)]
@@ -65,7 +67,8 @@ def simulate(
     while invoked < operations or any(client.operation for client in working):
         if late and rng.random() < 0.002:
             apply(late.pop(rng.randrange(len(late))))
-        client = rng.choice(working)
+        idle = [client for client in working if client.operation is None] if is_busy and invoked < operations else []
+        client = rng.choice(idle or working)
         if client.operation is None:
             if invoked < operations:
                 client.operation, client.invoked, client.is_done = draw(), index, False
