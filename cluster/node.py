@@ -191,7 +191,8 @@ class Node:
             planner=planner, reads=self.reads, mutations=mutations, store=self.store, counters=counters, chaos=chaos
         )
         administration = Administration(
-            source=Source(engine=self._env.engine, replica=self.replica, placement=self.placement), keeper=self.keeper,
+            source=Source(engine=self._env.engine, replica=self.replica, placement=self.placement, chaos=chaos),
+            keeper=self.keeper,
             changes=self.changes, peers=self.peers, tasks=self.tasks, status=self.status,
         )  # fmt: skip
         assert self.identity is not None, "it was opened before"

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from kvstore.chaos import CALM, Chaos, Point, Probe
 from kvstore.ids import NodeId, PartitionId
-from kvstore.ring.topology import Topology
+from kvstore.ring.topology import MovePhase, Topology
 from kvstore.transport.link import Link
 
 __all__ = ["Peers", "Placement", "Slot"]
@@ -124,6 +124,19 @@ class Placement:
     def slots(self) -> tuple[Slot, ...]:
         """Return every slot in partition order."""
         return self._slots
+
+    def heal_sources(self, slot: Slot) -> tuple[Link, ...]:
+        """Return the links to all that have to be read before an unreadable record of ours is replaced: the other owners.
+
+        While partitions move: without a dead one that is being replaced, whose data is given up; and with the one that leaves,
+        if it is there, because a write that fell short may be nowhere else, and a joiner cannot settle without it.
+        """
+        move = self.topology.move if self.topology is not None else None
+        if move is None:
+            return slot.peers
+        replaced = None if move.replaces is None else self._peers.link(move.replaces)
+        leaving = [link for link in slot.guests if link.is_up] if move.phase is MovePhase.SETTLING else []
+        return (*[link for link in slot.peers if link is not replaced or link.is_up], *leaving)
 
     def adopt(self, topology: Topology) -> None:
         """Take a newer topology into use."""

@@ -1,7 +1,8 @@
 """Read repair: brings a replica that was seen behind up to date, in the background and within bounds.
 
 Two occasions: a get found one of the replicas it contacted stale (`repair`), and a local record was unreadable (`heal`). A heal
-reads every other owner before it replaces the record, because what the unreadable one alone held is unknown.
+reads every other owner before it replaces the record, because what the unreadable one alone held is unknown (while
+partitions move: `Placement.heal_sources`).
 
 At REPAIRS_IN_FLIGHT_MAX further repairs are shed and counted: the next read of the key finds the difference again.
 """
@@ -71,16 +72,17 @@ class ReadRepair:
     def heal(self, key: StorageKey) -> None:
         """Replace an unreadable local record by the join of every other owner's, if all of them can be read now."""
         slot = self._placement.slot(key) if self._placement.topology is not None else None
-        if slot is None or not slot.peers or key in self._healing or len(self._healing) >= REPAIRS_IN_FLIGHT_MAX:
+        if slot is None or key in self._healing or len(self._healing) >= REPAIRS_IN_FLIGHT_MAX:
             return
-        if any(not link.is_up for link in slot.peers) or self._chaos.fires(Point.HEAL_SKIPPED):
+        everyone = self._placement.heal_sources(slot)
+        if not everyone or any(not link.is_up for link in everyone) or self._chaos.fires(Point.HEAL_SKIPPED):
             return  # the next access of the key asks again
         self._healing.add(key)
-        self._loop.call_soon(self._heal, slot, key)
+        self._loop.call_soon(self._heal, slot, key, everyone)
 
-    def _heal(self, slot: Slot, key: StorageKey) -> None:
+    def _heal(self, slot: Slot, key: StorageKey, everyone: tuple[Link, ...]) -> None:
         assert self._replica is not None
-        now, everyone = self._loop.time(), slot.peers
+        now = self._loop.time()
         GetOperation(self, self._replica, slot, key, len(everyone), 0, everyone, self._deadline(), now, slot).start()
 
     def answered(self, operation: GetOperation, record: bytes, core: ReadCore[Candidate]) -> None:

@@ -52,16 +52,23 @@ for it once, and a commit itself takes about 0.5 ms."""
 OnReady = Callable[[Node], None]
 
 
-def run_node(data: Path, options: NodeOptions, on_ready: OnReady, *, run_directory: Path | None = None) -> int:
+def run_node(
+    data: Path, options: NodeOptions, on_ready: OnReady, *, run_directory: Path | None = None, lane_port: int = 0
+) -> int:
     """Run one node until a signal or a fatal error; returns the exit code. `on_ready` is called once it serves.
+
+    `lane_port` is where direct lanes begin: 0 for any free port, -1 for no lanes.
 
     `run_directory` is where the store's witness lives (None: in shared memory); see `witness_file.py` for what it must be.
     Raises `KVStoreError` if the store does not open or the node refuses to start; nothing is left open then.
     """
-    return uvloop.run(_run(data, options, on_ready, run_directory or default_run_directory()))
+    transport = GrpcTransport(has_lanes=lane_port >= 0, lane_port=max(0, lane_port))
+    return uvloop.run(_run(data, options, on_ready, run_directory or default_run_directory(), transport))
 
 
-async def _run(data: Path, options: NodeOptions, on_ready: OnReady, run_directory: Path) -> int:
+async def _run(
+    data: Path, options: NodeOptions, on_ready: OnReady, run_directory: Path, transport: GrpcTransport
+) -> int:
     _allow_open_files()
     loop = asyncio.get_running_loop()
     stop: asyncio.Future[str] = loop.create_future()
@@ -70,7 +77,6 @@ async def _run(data: Path, options: NodeOptions, on_ready: OnReady, run_director
     engine = RocksEngine.open(data, run_directory=run_directory)
     node: Node | None = None
     try:
-        transport = GrpcTransport()
         env = Env(transport=transport, engine=engine, clock=SystemClock(), random=system_random())
         node = Node(env, options)
         transport.also_serve(UnaryServices(UnaryService(node), OperationIds(env.clock, env.random).next))

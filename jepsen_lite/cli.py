@@ -1,6 +1,7 @@
 """jepsen-lite: run seeds of the simulated cluster, replay one, judge any history, list what there is, run the mutation suite.
 
     jepsen-lite run --seeds 0..1000 --twice        each seed in two processes with different PYTHONHASHSEED: equal hashes
+    jepsen-lite run --seeds 0..1000 --moves        nodes join, and take the places of lost ones, during the faults of every run
     jepsen-lite replay --seed 7                    one seed, everything about it
     jepsen-lite check --model register FILE        a history of any system: check_command.py
     jepsen-lite list                               workloads, models, faults, buggify points, probes
@@ -20,7 +21,7 @@ from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
-from typing import Any
+from typing import Any, NamedTuple
 
 import click
 
@@ -61,21 +62,41 @@ _workload = click.option(
 _duration = click.option(
     "--duration", "duration_s", default=60.0, show_default=True, help="Virtual seconds of load and faults."
 )
+_moves = click.option(
+    "--moves", is_flag=True, help="Nodes join and take the places of lost ones during the faults, in every run."
+)
+
+
+class Job(NamedTuple):
+    """One run, as its process is told."""
+
+    seed: int
+    workload: str
+    duration_s: float
+    moves: bool
 
 
 @main.command()
 @click.option("--seeds", callback=_seeds, default="0..20", show_default=True, help="A..B, B excluded.")
 @_workload
 @_duration
+@_moves
 @click.option(
     "--twice", is_flag=True, help="Run each seed again in another process with another hash seed, and compare."
 )
 @click.option("--processes", default=os.cpu_count() or 1, show_default=True, help="Runs at a time.")
 @click.option("--json", "as_json", is_flag=True, help="One line of JSON for each seed.")
-def run(seeds: range, workload: str, duration_s: float, twice: bool, processes: int, as_json: bool) -> None:
+def run(
+    seeds: range, workload: str, duration_s: float, moves: bool, twice: bool, processes: int, as_json: bool
+) -> None:  # fmt: skip
     """Run seeds, and judge each."""
-    bad, totals, figures = 0, {name: Counter[str]() for name in ("faults", "probes", "buggify")}, Counter[str]()
-    for report in _reports(seeds, workload, duration_s, twice=twice, processes=processes):
+    bad, totals, figures = (
+        0,
+        {name: Counter[str]() for name in ("faults", "moves", "probes", "buggify")},
+        Counter[str](),
+    )
+    jobs = [Job(seed, workload, duration_s, moves) for seed in seeds]
+    for report in _reports(jobs, twice=twice, processes=processes):
         bad += not report["ok"]
         for name, total in totals.items():
             total.update(report[name])
@@ -91,12 +112,15 @@ def run(seeds: range, workload: str, duration_s: float, twice: bool, processes: 
 @click.option("--seed", type=int, required=True)
 @_workload
 @_duration
+@_moves
 @click.option("--json", "as_json", is_flag=True, help="One line of JSON.")
 @click.option("--history", "history_file", help="Write what clients did there, for `check`; see docs/histories.md.")
-def replay(seed: int, workload: str, duration_s: float, as_json: bool, history_file: str | None) -> None:
+def replay(
+    seed: int, workload: str, duration_s: float, moves: bool, as_json: bool, history_file: str | None
+) -> None:  # fmt: skip
     """Run one seed here, and show everything about it."""
     history = None if history_file is None else History()
-    report = _run_one((seed, workload, duration_s), history)
+    report = _run_one(Job(seed, workload, duration_s, moves), history)
     if history is not None and history_file is not None:
         write_history(history, history_file)
     if as_json:
@@ -104,7 +128,7 @@ def replay(seed: int, workload: str, duration_s: float, as_json: bool, history_f
     else:
         click.echo("\n".join(report["swarm"]))
         _show(report, as_json=False, everything=True)
-        for name in ("faults", "buggify", "probes", "figures"):
+        for name in ("faults", "moves", "buggify", "probes", "figures"):
             click.echo(f"{name}: " + " ".join(f"{key}={value:g}" for key, value in report[name].items() if value))
     sys.exit(0 if report["ok"] else 1)
 
@@ -136,11 +160,8 @@ def mutants(arguments: tuple[str, ...]) -> None:
 # --- runs -----------------------------------------------------------------------------------------------------------------
 
 
-def _reports(
-    seeds: range, workload: str, duration_s: float, *, twice: bool, processes: int
-) -> Iterator[dict[str, Any]]:
+def _reports(jobs: list[Job], *, twice: bool, processes: int) -> Iterator[dict[str, Any]]:
     """Yield the report of every seed in order; with `twice` a differing second run is a violation."""
-    jobs = [(seed, workload, duration_s) for seed in seeds]
     if len(jobs) == 1 and not twice:
         yield _run_one(jobs[0])
         return
@@ -152,7 +173,7 @@ def _reports(
         yield from _run_twice(jobs[start : start + TWICE_AT_A_TIME], processes)
 
 
-def _run_twice(jobs: list[tuple[int, str, float]], processes: int) -> Iterator[dict[str, Any]]:
+def _run_twice(jobs: list[Job], processes: int) -> Iterator[dict[str, Any]]:
     with _pool(processes, HASH_SEEDS[0]) as first:
         reports = list(first.map(_run_one, jobs))
     with _pool(processes, HASH_SEEDS[1]) as second:
@@ -169,13 +190,12 @@ def _pool(processes: int, hash_seed: str) -> ProcessPoolExecutor:
     return ProcessPoolExecutor(processes, mp_context=get_context("spawn"), max_tasks_per_child=1)
 
 
-def _run_one(job: tuple[int, str, float], history: History | None = None) -> dict[str, Any]:
+def _run_one(job: Job, history: History | None = None) -> dict[str, Any]:
     from jepsen_lite.run import RunOptions, run_seed
 
     logging.disable(logging.CRITICAL)
-    seed, workload, duration_s = job
-    options = RunOptions(workload=workload, duration_s=duration_s)
-    return (run_seed(seed, options) if history is None else run_seed(seed, options, history=history)).as_dict()
+    options = RunOptions(workload=job.workload, duration_s=job.duration_s, has_moves=job.moves)
+    return (run_seed(job.seed, options) if history is None else run_seed(job.seed, options, history=history)).as_dict()
 
 
 # --- showing --------------------------------------------------------------------------------------------------------------

@@ -26,6 +26,10 @@ from jepsen_lite.sim.world import World
 from jepsen_lite.workloads.catalogue import DEFAULT_NAME, draw, open_reader, open_recorder, work, workload_line
 from jepsen_lite.workloads.finals import final_reads, last_writes
 from kvstore.chaos import GUARDS
+from kvstore.ids import StorageKey
+from kvstore.ring.token import partition_of
+from kvstore.ring.topology import Topology
+from kvstore.storage.identity import META_NODE_ID
 
 __all__ = ["Report", "RunOptions", "replay_line", "run_seed"]
 
@@ -49,6 +53,8 @@ class RunOptions:
     operations_min: int = 500
     """The load goes on, with all faults, until so many operations were invoked (or for MORE_MAX times half the duration)."""
     clients: int = CLIENTS
+    has_moves: bool = False
+    """Partitions move in this run while clients work and things break: `Swarm.draw_with_moves`."""
     swarm: Swarm | None = None
 
 
@@ -69,6 +75,8 @@ class Report:
     probes: dict[str, int]
     buggify: dict[str, int]
     figures: dict[str, float]
+    moves: dict[str, int]
+    """What became of the moves of partitions once clients worked, and which faults met one."""
     violations: list[str]
     replay: str
     deaths: list[str] = field(default_factory=list)
@@ -81,6 +89,7 @@ class Report:
 def replay_line(seed: int, options: RunOptions) -> str:
     """Return the command that repeats a run."""
     more = "" if options.workload == DEFAULT_NAME else f" --workload {options.workload}"
+    more += " --moves" if options.has_moves else ""
     more += "" if options.duration_s == DURATION_S else f" --duration {options.duration_s:g}"
     return f"jepsen-lite replay --seed {seed}{more}"
 
@@ -107,16 +116,33 @@ class _Run:
 
     def __init__(self, seed: int, options: RunOptions, history: History) -> None:
         self.options = options
-        self.world = World(seed, options.swarm)
+        self.world = World(seed, options.swarm or (Swarm.draw_with_moves(seed) if options.has_moves else None))
         self.history, self.board = history, Board()
         durable = DurableJudge(
             self.world.witness, partial(copies, self.world), lambda key: key in self.world.atlas.ever_damaged
         )
         self.board.durable, self.board.retries_worked = durable, partial(retries_worked, self.world)
+        self.world.moves.on_owners = self._owners_change
         self.names = [f"c{number}" for number in range(options.clients)]
         self._rngs = {name: self.world.rng(f"client {name}") for name in self.names}
         self.nemesis = Nemesis(self.world, self.names)
         self.workload = draw(options.workload, self.world.rng("workload"))
+
+    def _owners_change(self, topology: Topology) -> None:
+        """Hold the owners to come to what was acknowledged; not for weak objects: one replica did, and a guest counts as one."""
+        world, durable = self.world, self.board.durable
+        of_id = {host.disk.meta(META_NODE_ID): host.name for host in world.hosts}
+
+        def owners(key: bytes) -> list[str]:
+            if world.atlas.is_weak(key):
+                return []
+            return [
+                of_id.get(node, "")
+                for node in topology.owners_of(partition_of(StorageKey(key), topology.partition_bits))
+            ]
+
+        if durable is not None:
+            durable.moved(owners)
 
     async def main(self) -> Report:
         world, workload = self.world, self.workload
@@ -185,7 +211,8 @@ class _Run:
             acked=_count(history, OpType.OK), virtual_s=round(world.loop.time(), 3), cpu_s=0.0, events=world.trace.count,
             swarm=self._swarm_lines(),
             faults={name: count for name, count in self.nemesis.counts.items() if count},
-            probes=world.buggify.probes, buggify=world.buggify.counts(), figures=figures, violations=violations,
+            probes=world.buggify.probes, buggify=world.buggify.counts(), figures=figures,
+            moves=world.moves.counts(), violations=violations,
             replay=replay_line(world.seed, self.options), deaths=world.deaths,
         )  # fmt: skip
 

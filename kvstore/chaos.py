@@ -19,7 +19,7 @@ from __future__ import annotations
 from enum import StrEnum, auto
 from typing import Protocol, TypeVar
 
-__all__ = ["CALM", "FREQUENT", "GUARDS", "Chaos", "Point", "Probe"]
+__all__ = ["CALM", "FREQUENT", "GUARDS", "ON_REQUEST", "Chaos", "Point", "Probe"]
 
 T = TypeVar("T")
 
@@ -47,6 +47,7 @@ class Point(StrEnum):
     COMMIT_EACH = auto()  # a batch ends in the middle of a frame: batches are atomic, frames are not
     CATCH_UP_SKIPPED = auto()  # no catching up this time: NotReady all the same, and the next request asks again
     # Coordination: other sizes, other orders, more asking.
+    INBOX_EAGER = auto()  # frames of clients gather although there is no crowd: only delay, bounded by HOLD_S_MAX
     GROUP_TINY = auto()  # a group has one or two operations: grouping is a matter of cost
     GROUP_NEVER = auto()  # (nearly) every operation goes alone: as above
     GET_GROUP_APART = auto()  # a group of reads is taken apart at once: as when a peer is slow
@@ -80,6 +81,8 @@ class Point(StrEnum):
     ROUTE_ASTRAY = auto()  # a node that owns nothing of the key is asked first: it forwards once
     ROUTES_FORGOTTEN = auto()  # what was made of the topology is made again: it is a cache
     REFRESH_NEEDLESS = auto()  # the topology is fetched although none is newer: it is read only
+    # Moves.
+    PAGE_TINY = auto()  # a page of a scan has one to five records: how many share one is a matter of cost
 
 
 FREQUENT = frozenset({
@@ -87,6 +90,9 @@ FREQUENT = frozenset({
     Point.REPLY_DROPPED, Point.GROUP_PART_REFUSED, Point.COMMIT_EACH, Point.ACTOR_EARLY,
 })  # fmt: skip
 """Asked for every operation or heartbeat, and each time somebody suffers: let them fire more rarely than the others."""
+
+ON_REQUEST = frozenset({Point.PAGE_TINY})
+"""Asleep unless a run asks for them by name, and then they fire every time: old seeds stay what they were."""
 
 
 class Probe(StrEnum):
@@ -102,6 +108,7 @@ class Probe(StrEnum):
     OPERATION_LOST = auto()
     REPLY_TOO_LATE = auto()
     WAITED_FOR_COMPANY = auto()
+    FRAMES_GATHERED = auto()
     CHUNKED_REQUEST = auto()
     CHUNKED_REPLY = auto()
     CLIENT_RETRY_WORKED = auto()

@@ -32,6 +32,7 @@ PACKAGES = ("kvstore", "cluster", "jepsen_lite")
 GENERATED = ("kvstore/v1",)
 ADAPTERS = (
     "kvstore/transport/grpc_*.py",
+    "kvstore/transport/lane*.py",
     "kvstore/storage/rocksdb.py",
     "kvstore/storage/directory.py",
     "kvstore/storage/space.py",

@@ -55,7 +55,9 @@ def test_run_prints_a_line_for_a_seed_and_what_all_of_them_did() -> None:
     first, total, *rest = told.output.splitlines()
     assert first.startswith("seed 5     ok  ") and " virtual s in " in first
     assert total.startswith("1 seeds, 0 bad: ")
-    assert [line.partition(":")[0] for line in rest] == ["faults", "probes", "buggify", "probes never hit"]
+    assert [line.partition(":")[0] for line in rest] == [
+        "faults", "moves", "probes", "buggify", "probes never hit",
+    ]  # fmt: skip
 
 
 def test_run_shows_what_broke_and_how_to_replay_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -102,12 +104,13 @@ def test_two_runs_that_differ_are_bad(monkeypatch: pytest.MonkeyPatch) -> None:
             return self
 
         def __exit__(self, *_: object) -> None: ...
-        def map(self, _function: object, jobs: list[tuple[int, str, float]]) -> Iterator[dict[str, Any]]:
-            return ({"seed": seed, "ok": True, "hash": next(hashes), "violations": []} for seed, _, _ in jobs)
+        def map(self, _function: object, jobs: list[cli.Job]) -> Iterator[dict[str, Any]]:
+            return ({"seed": job.seed, "ok": True, "hash": next(hashes), "violations": []} for job in jobs)
 
     monkeypatch.setattr(cli, "_pool", Pool)
 
-    reports = list(cli._reports(range(2), "mix", 1.0, twice=True, processes=1))
+    jobs = [cli.Job(seed, "mix", 1.0, moves=False) for seed in range(2)]
+    reports = list(cli._reports(jobs, twice=True, processes=1))
 
     assert [report["ok"] for report in reports] == [False, True]
     assert reports[0]["violations"] == ["not reproducible: aaaa and then bbbb"]
@@ -132,8 +135,8 @@ def test_replay_shows_everything_about_one_seed() -> None:
     assert told.exit_code == 0, told.output
     begins = [line.split()[0] for line in told.output.splitlines()]
     assert begins == [
-        "cluster", "network", "disk", "clock", "process", "buggify", "workload", "seed", "faults:", "buggify:", "probes:",
-        "figures:",
+        "cluster", "network", "disk", "clock", "process", "buggify", "workload", "seed", "faults:", "moves:", "buggify:",
+        "probes:", "figures:",
     ]  # fmt: skip
 
 
@@ -144,6 +147,23 @@ def test_replay_repeats_the_run() -> None:
     )
 
     assert json.loads(ran.output)["hash"] == json.loads(again.output)["hash"]
+
+
+def test_moves_are_in_the_replay_line_and_repeat() -> None:
+    """With `--moves` the seed is another run, and `replay` with the same option the same one."""
+    ran, again, plain = (
+        json.loads(invoke(*command, "--duration", "3", "--json").output)
+        for command in (
+            ("run", "--seeds", "8", "--moves"),
+            ("replay", "--seed", "8", "--moves"),
+            ("replay", "--seed", "8"),
+        )
+    )
+
+    assert ran["ok"], ran["violations"]
+    assert ran["replay"] == "jepsen-lite replay --seed 8 --moves --duration 3"
+    assert ran["hash"] == again["hash"] != plain["hash"]
+    assert ran["moves"]["joins_begun"] >= 1 and ran["moves"]["joins_ended"] >= 1
 
 
 def test_replay_of_a_bad_seed_exits_with_1(monkeypatch: pytest.MonkeyPatch) -> None:

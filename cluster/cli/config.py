@@ -44,6 +44,7 @@ class NodeSettings(msgspec.Struct, frozen=True, kw_only=True):
     partitions: Annotated[int, Meta(ge=1, le=PARTITIONS_COUNT_MAX)] = 256
     max_clock_skew_ms: Annotated[int, Meta(ge=1)] = 2_000
     moved: bool = False
+    lane_port: Annotated[int, Meta(ge=-1, le=65_535)] = 0
     record_cache_mb: Annotated[int, Meta(ge=0)] = 64
     join_timeout_s: Annotated[float, Meta(gt=0)] = 30.0
     log_level: Literal["debug", "info", "warning", "error"] = "info"

@@ -34,6 +34,9 @@ STARTED_S = time.monotonic()
 )
 @click.option("--listen", metavar="HOST:PORT", help="Address to serve on; port 0 takes a free one. [127.0.0.1:7400]")
 @click.option("--advertise", metavar="HOST:PORT", help="Address others reach this node at. [the one it listens on]")
+@click.option(
+    "--lane-port", type=int, help="Port for direct lanes; 0 takes a free one, -1 offers none: all is gRPC. [0]"
+)
 @click.option("--join", multiple=True, metavar="HOST:PORT", help="A member of the cluster to enter. Repeatable.")
 @click.option("--replace", metavar="ID", help="With --join: take the place of this dead member, for good.")
 @click.option("--zone", help="Failure domain; copies of a key go to different zones where possible. [default]")
@@ -90,7 +93,8 @@ def _run(flags: dict[str, Any], config_path: str | None) -> int:
     )  # fmt: skip
     run_directory = Path(settings.run_dir) if settings.run_dir is not None else None
     return run_node(
-        Path(settings.data), options, lambda node: _announce(node, settings), run_directory=run_directory
+        Path(settings.data), options, lambda node: _announce(node, settings), run_directory=run_directory,
+        lane_port=settings.lane_port,
     )  # fmt: skip
 
 

@@ -54,7 +54,8 @@ _ERROR = int(Status.ERROR)
 
 
 class Frame:
-    """The operations of one frame of one session, until they are asked. `now` is loop time. `refusal`: see `watch_lateness`."""
+    """The operations of one frame, or of several that are handled together, until they are asked. `now` is loop time.
+    `refusal`: see `watch_lateness`."""
 
     __slots__ = ("gets", "now", "puts", "refusal", "reply", "turn")
 
@@ -94,8 +95,7 @@ class Coordinator:
     def watch_lateness(self, frame: Frame, late_s: float) -> None:
         """Note how long a client's frame waited on its way. If that was too long, all of its operations get the same `refusal`,
         made once: when there are ten times too many of them, refusing must cost next to nothing."""
-        if self._planner.is_too_late(late_s, frame.now):
-            frame.refusal = error_to_wire(self._planner.refusal())
+        frame.refusal = error_to_wire(self._planner.refusal()) if self._planner.is_too_late(late_s, frame.now) else b""
 
     def ask(self, frame: Frame) -> None:
         """Send out what the frame's reads ask. Its writes went out when the store applied them."""

@@ -21,7 +21,15 @@ from cluster.membership.receiver import Step
 from cluster.placement import Peers, Placement
 from cluster.plan import plan
 from kvstore.chaos import CALM, Chaos, Point, Probe
-from kvstore.errors import InvalidArgument, JoinRefused, KVStoreError, NotReady, Unavailable
+from kvstore.errors import (
+    InvalidArgument,
+    JoinRefused,
+    KVStoreError,
+    NotReady,
+    StorageError,
+    Unavailable,
+    UnavailableError,
+)
 from kvstore.ids import NodeId
 from kvstore.messages import Verb
 from kvstore.ring.buckets import BucketProperties
@@ -158,8 +166,12 @@ class Changes:
             elif silent_since is None:
                 silent_since = self._loop.time()
             elif self._loop.time() - silent_since >= self._join_timeout_s:
-                await self._cancel(move)
-                silent_since = None
+                try:
+                    await self._cancel(move)
+                except (StorageError, UnavailableError) as error:  # our disk is full, or stalls: this task must go on
+                    log.warning("a join cannot be cancelled yet: %s", error)
+                else:
+                    silent_since = None
 
     def _are_up(self, move: Move) -> bool:
         others = [m.node_id for m in self.topology().members if m.node_id not in (self._node_id, move.replaces)]

@@ -21,7 +21,7 @@ from kvstore.ring.topology import MovePhase, Topology
 from kvstore.ring.topology_codec import decode, encode
 from kvstore.storage.engine import Engine, Family
 
-__all__ = ["Keeper"]
+__all__ = ["META_CURSOR", "META_TOPOLOGY", "Keeper"]
 
 META_TOPOLOGY = b"topology"
 META_CURSOR = b"move/"

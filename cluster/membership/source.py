@@ -6,8 +6,11 @@ afterwards sees everything that was acknowledged under it (`correctness` 14, 15)
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from cluster.placement import Placement
 from cluster.replica import Replica
+from kvstore.chaos import CALM, Chaos, Point
 from kvstore.errors import Corruption, InvalidArgument, NotReady, StalePlacement, WrongOwner
 from kvstore.ids import NodeId, PartitionId, StorageKey
 from kvstore.limits import SCAN_BYTES_MAX, SCAN_RECORDS_MAX
@@ -24,8 +27,8 @@ BEHIND_RETRY_S = 0.1
 class Source:
     """Answers SCAN."""
 
-    def __init__(self, *, engine: Engine, replica: Replica, placement: Placement) -> None:
-        self._engine, self._replica, self._placement = engine, replica, placement
+    def __init__(self, *, engine: Engine, replica: Replica, placement: Placement, chaos: Chaos = CALM) -> None:
+        self._engine, self._replica, self._placement, self._chaos = engine, replica, placement, chaos
 
     def page(self, sender: NodeId, body: bytes) -> bytes:
         """Return one page. Raises StalePlacement, NotReady (we are behind), WrongOwner, or Corruption: a heal was asked for."""
@@ -35,14 +38,24 @@ class Source:
         lower, upper = partition_range(PartitionId(partition), self._bits())
         items: list[tuple[bytes, bytes]] = []
         size_bytes, is_last = 0, True
-        for key, record in self._engine.scan(Family.DATA, after + b"\0" if after else lower, upper):
-            if len(items) >= SCAN_RECORDS_MAX or size_bytes >= SCAN_BYTES_MAX:
+        records_max = self._chaos.pick(Point.PAGE_TINY, SCAN_RECORDS_MAX, 1, 2, 5)
+        for key, record in self._scan(after + b"\0" if after else lower, upper):
+            if len(items) >= records_max or size_bytes >= SCAN_BYTES_MAX:
                 is_last = False
                 break
             self._check_readable(StorageKey(key), record)
             items.append((key, digest_of(record) if is_digest else record))
             size_bytes += len(key) + len(items[-1][1])
         return encode_page((items, is_last))
+
+    def _scan(self, lower: bytes, upper: bytes) -> Iterator[tuple[bytes, bytes]]:
+        """Scan; whose record the engine cannot read is healed, if the engine knows whose it is, so that a later scan gets by."""
+        try:
+            yield from self._engine.scan(Family.DATA, lower, upper)
+        except Corruption as error:
+            if isinstance(key := error.details.get("key"), bytes):
+                self._replica.read(StorageKey(key))
+            raise
 
     def _check(self, sender: NodeId, partition: int, version: int) -> None:
         topology = self._placement.topology

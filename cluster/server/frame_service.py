@@ -1,5 +1,7 @@
 """Dispatch: hands every operation of a frame to whoever answers its verb, then commits what they staged as one batch.
 
+    frames of clients while there is a crowd ─► inbox ─► together
+
     client verbs    PUT GET DELETE ─► coordinator          TOPOLOGY STATUS BUCKET_CREATE JOIN ─► administration
     peer verbs      FORWARDED_* ─► coordinator             REPLICATE FETCH ─► replica, checked against the placement version
 
@@ -10,13 +12,14 @@ Peer verbs are taken only from sessions of members. A request planned with an ol
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 
 from cluster.coordinator.coordinator import Coordinator, Frame
 from cluster.placement import Placement, Slot
 from cluster.replica import Replica
 from cluster.requests import Reply
+from cluster.server.inbox import Arrival, Inbox, Tickets
 from cluster.server.peer_groups import PeerGroups
 from cluster.server.replicated_write import ReplicatedWrite
 from kvstore.chaos import CALM, Chaos, Point, Probe
@@ -29,6 +32,7 @@ from kvstore.errors import (
     StalePlacement,
     UnknownVerb,
     WrongOwner,
+    error_to_wire,
 )
 from kvstore.groups import decode_fetches, decode_writes
 from kvstore.ids import NodeId, StorageKey
@@ -40,8 +44,10 @@ from kvstore.transport.session import Request, Session
 __all__ = ["Administration", "FrameService", "unknown_verb"]
 
 STORAGE_KEY_SIZE_BYTES_MAX = 2 * KEY_SIZE_BYTES_MAX + 128
+# Plain ints: enum access costs.
 _PUT, _GET, _DELETE = int(Verb.PUT), int(Verb.GET), int(Verb.DELETE)
-_REPLICATE, _PING, _OK = int(Verb.REPLICATE), int(Verb.PING), int(Status.OK)  # plain ints: enum access costs
+_REPLICATE, _PING = int(Verb.REPLICATE), int(Verb.PING)
+_OK, _ERROR = int(Status.OK), int(Status.ERROR)
 _REPLICATE_GROUP, _FETCH_GROUP = int(Verb.REPLICATE_GROUP), int(Verb.FETCH_GROUP)
 _DISTURBED = frozenset({
     Verb.PUT, Verb.GET, Verb.DELETE, Verb.REPLICATE, Verb.REPLICATE_EARLY, Verb.FETCH, Verb.FORWARDED_PUT, Verb.FORWARDED_GET,
@@ -73,6 +79,7 @@ class FrameService:
         self._placement, self._coordinator, self._replica = placement, coordinator, replica
         self._administration, self._catch_up = administration, catch_up
         self._loop = asyncio.get_running_loop()
+        self._inbox = Inbox(self._handle_together, lambda: coordinator.in_flight, chaos=chaos)
         self.is_open = False
         """Whether client data operations are taken: between the end of the start and the beginning of the stop."""
 
@@ -83,16 +90,39 @@ class FrameService:
     def closed(self, session: Session) -> None:
         """Nothing is kept for a session: replies that come later are dropped by it."""
 
-    def handle(self, session: Session, requests: Iterator[Request]) -> None:
-        """Handle every operation of one frame, apply what they staged, then ask the other owners."""
+    def handle(self, session: Session, requests: Sequence[Request]) -> None:
+        """Handle every operation of one frame, now or with those of other clients."""
+        late_s = session.late_s
+        if self._inbox.is_gathering and _is_client(session) and self._inbox.keeps(session, requests, late_s):
+            return
         frame = self._coordinator.begin(session.reply)
-        now, late_s = frame.now, session.late_s
-        if self.is_open and session.hello is not None and not session.hello.node_id:
+        self._handle(frame, [Arrival(session, requests, late_s, frame.now)])
+
+    def _handle_together(self, arrivals: list[Arrival]) -> None:
+        tickets = Tickets()
+        self._handle(self._coordinator.begin(tickets.reply), arrivals, tickets)
+
+    def _handle(self, frame: Frame, arrivals: list[Arrival], tickets: Tickets | None = None) -> None:
+        """Handle the operations of some frames, apply what they staged, then ask the other owners."""
+        peers = PeerGroups(self._replica, frame.reply, self._chaos)
+        for session, requests, late_s, at in arrivals:
+            if not self._is_calm:
+                requests = self._disturbed(session, requests)
+            if tickets is not None:
+                requests = tickets.number(session.reply, requests)
+            self._begin(frame, peers, session, requests, late_s + frame.now - at)
+        self._replica.store.commit_staged()
+        peers.committed()
+        self._coordinator.ask(frame)
+
+    def _begin(
+        self, frame: Frame, peers: PeerGroups, session: Session, requests: Iterable[Request], late_s: float
+    ) -> None:
+        """Begin the operations of one session."""
+        now, reply = frame.now, frame.reply
+        if self.is_open and _is_client(session):
             self._coordinator.watch_lateness(frame, late_s)
         refusal, refuse_late = frame.refusal, self._coordinator.refuse_late
-        peers = PeerGroups(self._replica, session, self._chaos)
-        if not self._is_calm:
-            requests = self._disturbed(session, requests)
         sender: NodeId | None = None
         for operation_id, verb, version, remaining_ms, key, body in requests:
             remaining_s = (remaining_ms if remaining_ms < REMAINING_MS_MAX else REMAINING_MS_MAX) / 1000 - late_s
@@ -105,7 +135,7 @@ class FrameService:
                     self._client(frame, session, operation_id, verb, key, body, deadline)
                     continue
                 if verb == _PING:
-                    session.reply(operation_id, _OK, b"")
+                    reply(operation_id, _OK, b"")
                     continue
                 if sender is None:
                     sender = self._member(session)
@@ -116,10 +146,7 @@ class FrameService:
                 else:
                     self._peer(frame, session, sender, operation_id, verb, version, key, body, now + remaining_s)
             except KVStoreError as error:
-                session.reply_error(operation_id, error)
-        self._replica.store.commit_staged()
-        peers.committed()
-        self._coordinator.ask(frame)
+                reply(operation_id, _ERROR, error_to_wire(error))
 
     def _client(
         self, frame: Frame, session: Session, operation_id: int, verb: int, key: bytes, body: bytes, deadline: float
@@ -134,13 +161,13 @@ class FrameService:
         elif verb == _DELETE:
             self._coordinator.delete(frame, operation_id, key, body, deadline)
         else:
-            self._administration(session, verb, body, deadline, partial(session.reply, operation_id))
+            self._administration(session, verb, body, deadline, partial(frame.reply, operation_id))
 
     def _peer(
         self, frame: Frame, session: Session, sender: NodeId, operation_id: int, verb: int, version: int, key: bytes,
         body: bytes, deadline: float,
     ) -> None:  # fmt: skip
-        reply = partial(session.reply, operation_id)
+        reply = partial(frame.reply, operation_id)
         if verb == Verb.FETCH:
             self._checked(sender, key, version)
             self._fetch(reply, StorageKey(key))
@@ -195,7 +222,7 @@ class FrameService:
 
     # --- chaos ------------------------------------------------------------------------------------------------------------
 
-    def _disturbed(self, session: Session, requests: Iterator[Request]) -> Iterator[Request]:
+    def _disturbed(self, session: Session, requests: Iterable[Request]) -> Iterator[Request]:
         """Pass the requests of a frame on, some of them not, later, twice, or so that nobody hears the answer."""
         chaos, commit_staged = self._chaos, self._replica.store.commit_staged
         for request in requests:
@@ -218,7 +245,7 @@ class FrameService:
 
     def _handle_late(self, session: Session, request: Request) -> None:
         if session.is_open:
-            self.handle(session, iter([request]))
+            self.handle(session, [request])
 
     def _checked_or_not(self, sender: NodeId, key: bytes, version: int) -> Slot:
         if self._chaos.fires(Point.GROUP_PART_REFUSED):
@@ -228,6 +255,10 @@ class FrameService:
     def _fetch(self, reply: Reply, key: StorageKey) -> None:
         record = self._replica.read(key)
         self._replica.store.when_key_durable(key, partial(reply, _OK, record))
+
+
+def _is_client(session: Session) -> bool:
+    return session.hello is not None and not session.hello.node_id
 
 
 def unknown_verb(verb: int) -> UnknownVerb:

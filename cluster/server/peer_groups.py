@@ -13,17 +13,17 @@ from functools import partial
 
 from cluster.placement import Slot
 from cluster.replica import Replica
+from cluster.requests import ReplyTo
 from kvstore.chaos import Chaos, Probe
-from kvstore.errors import InternalError, KVStoreError, Overloaded
+from kvstore.errors import InternalError, KVStoreError, Overloaded, error_to_wire
 from kvstore.groups import encode_records, encode_refused
 from kvstore.ids import StorageKey
 from kvstore.limits import GROUP_SIZE_BYTES_MAX
 from kvstore.messages import Status
-from kvstore.transport.session import Session
 
 __all__ = ["PeerGroups"]
 
-_OK = int(Status.OK)
+_OK, _ERROR = int(Status.OK), int(Status.ERROR)
 Check = Callable[[bytes, int], Slot]
 """(storage key, placement version): the slot, or raises why the peer's operation may not be done here."""
 
@@ -31,10 +31,10 @@ Check = Callable[[bytes, int], Slot]
 class PeerGroups:
     """`committed` is called once, after the frame's writes were applied."""
 
-    __slots__ = ("_chaos", "_groups", "_problem", "_replica", "_session")
+    __slots__ = ("_chaos", "_groups", "_problem", "_replica", "_reply")
 
-    def __init__(self, replica: Replica, session: Session, chaos: Chaos) -> None:
-        self._replica, self._session, self._chaos = replica, session, chaos
+    def __init__(self, replica: Replica, reply: ReplyTo, chaos: Chaos) -> None:
+        self._replica, self._reply, self._chaos = replica, reply, chaos
         self._groups: dict[int, tuple[int, list[int]]] = {}
         """Operation id: how many writes the group has, and the positions of those refused."""
         self._problem: Exception | None = None
@@ -70,23 +70,23 @@ class PeerGroups:
             if record is None:
                 self._chaos.hit(Probe.GROUP_READ_LEFT_OUT)
             records.append(record)
-        self._session.reply(operation_id, _OK, encode_records(records))
+        self._reply(operation_id, _OK, encode_records(records))
 
     def committed(self) -> None:
         """The frame's writes are applied, or refused: answer the groups once they are durable."""
         for operation_id, (count, refused) in self._groups.items():
             if self._problem is None:
                 body = encode_refused(refused)
-                self._replica.store.when_durable(partial(self._session.reply, operation_id, _OK, body))
+                self._replica.store.when_durable(partial(self._reply, operation_id, _OK, body))
             elif isinstance(self._problem, Overloaded):
                 self._chaos.hit(Probe.GROUP_STALLED)
                 # The engine stalls. Asked again alone, each is tried again here until its deadline.
-                self._session.reply(operation_id, _OK, encode_refused(list(range(count))))
+                self._reply(operation_id, _OK, encode_refused(list(range(count))))
             else:
                 self._chaos.hit(Probe.GROUP_IN_DOUBT)
                 problem = self._problem
                 error = problem if isinstance(problem, KVStoreError) else InternalError(f"apply failed: {problem!r}")
-                self._session.reply_error(operation_id, error)
+                self._reply(operation_id, _ERROR, error_to_wire(error))
 
     def _applied(self, problem: Exception | None) -> None:
         self._problem = problem or self._problem

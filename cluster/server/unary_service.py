@@ -40,7 +40,7 @@ class UnaryService:
         """Begin one operation of a client; it is answered once, errors included."""
         verb, name, body, _ = operation
         assert verb in _CLIENT_VERBS, "peers and their verbs come in frames, from sessions that were admitted"
-        requests = iter([(_ALONE, int(verb), 0, int(remaining_s * 1000), name, body)])
+        requests = [(_ALONE, int(verb), 0, int(remaining_s * 1000), name, body)]
         # The part of a session that the frame service needs to answer an operation; the rest of one is about its connection.
         self._node.service.handle(cast(Session, _Caller(reply)), requests)
 

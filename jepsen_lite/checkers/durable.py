@@ -30,6 +30,8 @@ from kvstore.ids import ActorId
 
 __all__ = ["Copy", "DurableJudge", "Floor"]
 
+OWNERS_MIN = 2
+"""Of three: then every quorum of two meets one. Of two owners, both."""
 Floor = Mapping[int, VersionVector]
 """What had been acknowledged of an object when a read began: durable copies -> the join of the dots."""
 
@@ -51,8 +53,8 @@ class DurableJudge:
         self._witness, self._copies, self._was_harmed = witness, copies, was_harmed
         self._floors: dict[bytes, dict[int, VersionVector]] = {}
         self.violations: list[Violation] = []
-        self.writes = self.values = self.reads = 0
-        """What was judged: acknowledged writes, shown values, reads held to quorums."""
+        self.writes = self.values = self.reads = self.moves = 0
+        """What was judged: acknowledged writes, shown values, reads held to quorums, objects at a change of their owners."""
 
     def acknowledged(self, object_id: bytes, name: str, durable: int, index: int) -> None:
         """A client is told now that the value `name` is on `durable` disks. `index`: its invocation."""
@@ -102,13 +104,41 @@ class DurableJudge:
         bindings = self._witness.bindings(object_id)
         return lambda dot: (bindings[dot].value if dot in bindings else None) or str(dot)
 
+    def moved(self, owners: Callable[[bytes], Sequence[str]]) -> None:
+        """Owners change now, or guests are dismissed: whoever owns an object then must hold what was acknowledged of it.
+
+        Two owners of it suffice for every later quorum; what was acknowledged with less, or was damaged, is not judged.
+        """
+        for object_id, floors in self._floors.items():
+            due = merge_all(vector for durable, vector in floors.items() if durable >= OWNERS_MIN)
+            if not due or self._was_harmed(object_id):
+                continue
+            self.moves += 1
+            names, copies = owners(object_id), {copy.host: copy for copy in self._copies(object_id)}
+            for dot in (Dot(actor, counter) for actor, counter in due.items()):
+                holders = [
+                    n for n in names if n in copies and (copies[n].is_excused or _covers_any(copies[n].vector, [dot]))
+                ]
+                if len(holders) < min(OWNERS_MIN, len(names)):
+                    message = f"{self._name(object_id)(dot)} was acknowledged, and of its new owners {' '.join(names)} it is on "
+                    self._add(Broken.MISSED, object_id, message + (" ".join(holders) or "none"), -1)
+
     def verdict(self) -> Verdict:
         """Return what was found so far."""
         figures = {"writes": float(self.writes), "values": float(self.values), "reads": float(self.reads)}
+        figures["moves"] = float(self.moves)
         return Verdict("durable", tuple(self.violations), figures=figures)
 
     def _add(self, broken: Broken, object_id: bytes, message: str, index: int) -> None:
         self.violations.append(Violation(broken, key_of(object_id), message, (index,)))
+
+
+def merge_all(vectors: Iterable[VersionVector]) -> VersionVector:
+    """Return the join of vectors."""
+    joined: VersionVector = {}
+    for vector in vectors:
+        joined = merge_vectors(joined, vector)
+    return joined
 
 
 def _covers_any(vector: VersionVector, dots: Iterable[Dot]) -> bool:

@@ -4,6 +4,7 @@
     promise = "correctness 5"         the rule or section that it breaks
     author = "stranger"               `lead`, or somebody who wrote it without having read the tests
     needs = ["power loss"]            what has to happen before it can be seen
+    moves = true                      its runs are those of `run --moves`: without, it would take too many seeds
     later = "…"                       only in later/: why the harness cannot find it yet; such mutants do not count
     [[edit]]                          one or more, done in this order
     file = "cluster/store.py"
@@ -22,7 +23,7 @@ from typing import Literal
 
 import msgspec
 
-__all__ = ["CONTROL", "LATER", "Edit", "Mutant", "MutantError", "chosen", "load_library"]
+__all__ = ["CONTROL", "CONTROL_MOVES", "LATER", "Edit", "Mutant", "MutantError", "chosen", "load_library"]
 
 LATER = files("jepsen_lite.mutants") / "later"
 """Mutants that wait for a part of the product, or for a fault, that does not exist yet."""
@@ -46,6 +47,7 @@ class _Document(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     author: Literal["lead", "stranger"]
     needs: tuple[str, ...]
     edit: tuple[Edit, ...]
+    moves: bool = False
     later: str = ""
 
 
@@ -59,9 +61,11 @@ class Mutant(msgspec.Struct, frozen=True):
     needs: tuple[str, ...]
     edits: tuple[Edit, ...]
     later: str = ""
+    moves: bool = False
 
 
 CONTROL = Mutant("(unchanged)", "The product as it is: every seed must pass.", "", "lead", (), ())
+CONTROL_MOVES = Mutant("(unchanged, moves)", "The same with `--moves`.", "", "lead", (), (), moves=True)
 
 
 def load_library(directory: Traversable | None = None) -> tuple[Mutant, ...]:
@@ -91,4 +95,7 @@ def _load(file: Traversable) -> Mutant:
         raise MutantError(f"mutant {name} is unreadable: {problem}") from None
     if not document.edit or any(edit.find == edit.replace or not edit.find for edit in document.edit):
         raise MutantError(f"mutant {name} changes nothing")
-    return Mutant(name, document.says, document.promise, document.author, document.needs, document.edit, document.later)
+    return Mutant(
+        name, document.says, document.promise, document.author, document.needs, document.edit, document.later,
+        document.moves,
+    )  # fmt: skip

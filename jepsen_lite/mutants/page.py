@@ -21,6 +21,7 @@ copy until a run fails; a mutant that no seed finds means that the harness is bl
 written by somebody who had not read the tests.
 
 This page is written by `jepsen-lite mutants --page docs/mutants.md` (one mutant: `--only NAME`; `--list` says what they are).
+Those marked "moves" are run with `--moves`: nodes join, and take the places of lost ones, during the faults of every run.
 "Seed" is the one that found it, "runs" how many that were; seconds are of all these runs together: virtual ones of the simulated
 clusters, and of CPU.
 """
@@ -42,7 +43,7 @@ def page(document: Mapping[str, Any], library: Iterable[Mutant], later: Sequence
     lines = [
         _HEAD,
         f"**{document['killed']} of {document['total']} killed ({document['score']:.0%}).** The unchanged product passed "
-        f"{document['control']['seeds']} seeds.\n",
+        f"{' and '.join(_seeds(control) for control in document['controls'])}.\n",
         "| mutant | author | the bug | promise | found by | seed | runs | virtual s | CPU s |",
         "|---|---|---|---|---|---:|---:|---:|---:|",
         *[_row(result, of_name[result["mutant"]]) for result in results],
@@ -51,11 +52,16 @@ def page(document: Mapping[str, Any], library: Iterable[Mutant], later: Sequence
     return "\n".join(lines) + "\n" + (_LATER + "\n".join(waiting) + "\n" if waiting else "")
 
 
+def _seeds(control: Mapping[str, Any]) -> str:
+    return f"{control['seeds']} seeds" + (" with `--moves`" if "moves" in control["mutant"] else "")
+
+
 def _row(result: Mapping[str, Any], mutant: Mutant) -> str:
     found_by = ", ".join(result["killed_by"]) or f"**{result['outcome']}**"
     seed = "" if result["seed"] is None else result["seed"]
+    name = f"`{mutant.name}`" + (" (moves)" if mutant.moves else "")
     return (
-        f"| `{mutant.name}` | {mutant.author} | {_cell(mutant.says)} | {mutant.promise} | {_cell(found_by)} | {seed} "
+        f"| {name} | {mutant.author} | {_cell(mutant.says)} | {mutant.promise} | {_cell(found_by)} | {seed} "
         f"| {result['seeds']} | {result['virtual_s']:.0f} | {result['cpu_s']:.1f} |"
     )
 

@@ -53,10 +53,10 @@ def result_of(mutant: Mutant, runs: Sequence[tuple[int, RunReport]], cpu_s: floa
 
 @dataclass(frozen=True, slots=True)
 class SuiteReport:
-    """All results. The control is the product as it is, on every seed that any mutant took."""
+    """All results. A control is the product as it is, on every seed that any mutant took; one more where mutants want moves."""
 
     harness: tuple[str, ...]
-    control: MutantResult
+    controls: tuple[MutantResult, ...]
     results: tuple[MutantResult, ...]
 
     @property
@@ -72,13 +72,15 @@ class SuiteReport:
     @property
     def is_ok(self) -> bool:
         """Whether every mutant was killed, and the product was not."""
-        return self.control.outcome == "survived" and bool(self.results) and self.killed == len(self.results)
+        are_alive = all(control.outcome == "survived" for control in self.controls)
+        return are_alive and bool(self.results) and self.killed == len(self.results)
 
     def as_json(self) -> dict[str, Any]:
         """Return everything, for a file that the next night compares itself with."""
         return {
             "harness": list(self.harness), "killed": self.killed, "total": len(self.results), "score": self.score,
-            "ok": self.is_ok, "control": asdict(self.control), "mutants": [asdict(result) for result in self.results],
+            "ok": self.is_ok, "controls": [asdict(control) for control in self.controls],
+            "mutants": [asdict(result) for result in self.results],
         }  # fmt: skip
 
     def as_table(self) -> Table:
@@ -90,8 +92,8 @@ class SuiteReport:
         for column in ("seed", "runs", "virtual s", "CPU s"):
             table.add_column(column, justify="right")
         order = ["killed", "survived", "broken"]
-        for result in [self.control, *sorted(self.results, key=lambda each: order.index(each.outcome))]:
-            table.add_row(*_row(result, is_control=result is self.control))
+        for result in [*self.controls, *sorted(self.results, key=lambda each: order.index(each.outcome))]:
+            table.add_row(*_row(result, is_control=result in self.controls))
         return table
 
 

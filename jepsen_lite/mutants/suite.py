@@ -30,13 +30,14 @@ from pathlib import Path
 from rich.console import Console
 
 from jepsen_lite.mutants.apply import copy_base, make_tree
-from jepsen_lite.mutants.mutant import CONTROL, LATER, Mutant, MutantError, chosen, load_library
+from jepsen_lite.mutants.mutant import CONTROL, CONTROL_MOVES, LATER, Mutant, MutantError, chosen, load_library
 from jepsen_lite.mutants.outcome import Outcome, RunReport, read_run
 from jepsen_lite.mutants.page import page
 from jepsen_lite.mutants.report import MutantResult, SuiteReport, result_of
 
 __all__ = ["HARNESS", "SuiteOptions", "main", "run_suite"]
 
+MOVES = "--moves"
 HARNESS = ("python", "-m", "jepsen_lite.cli", "run", "--seeds", "{seed}..{next}", "--json")
 
 
@@ -46,6 +47,7 @@ class SuiteOptions:
     above what it needs: a mutant that never ends is killed by that. `cpu_s_max` bounds all runs of one mutant."""
 
     harness: tuple[str, ...] = HARNESS
+    """Mutants that ask for moves get `MOVES` after it."""
     seeds: range = range(40)
     cpu_s_max: float = 600.0
     run_s_max: float = 600.0
@@ -56,14 +58,18 @@ def run_suite(
     mutants: Sequence[Mutant], options: SuiteOptions, base: Path, told: Callable[[MutantResult], None] = lambda _: None
 ) -> SuiteReport:
     """Run the mutants on copies of `base`; `told` hears of each as it is decided. Trees are made beside `base`."""
-    control = _Subject(CONTROL, base, options)
-    _Scheduler(options, [control], seeds_max=1).run()
-    subjects = [_Subject(mutant, base, options) for mutant in mutants] if control.is_open else []
+    kinds = [each for each in (CONTROL, CONTROL_MOVES) if each is CONTROL or any(mutant.moves for mutant in mutants)]
+    controls = [_Subject(each, base, options) for each in kinds]
+    _Scheduler(options, controls, seeds_max=1).run()
+    is_fair = all(control.is_open for control in controls)
+    subjects = [_Subject(mutant, base, options) for mutant in mutants] if is_fair else []
     _Scheduler(options, subjects, told=told).run()
-    used = max((len(subject.runs) for subject in subjects), default=1)
-    _Scheduler(options, [control], seeds_max=used).run()
-    told(control.result())
-    return SuiteReport(options.harness, control.result(), tuple(subject.result() for subject in subjects))
+    for control in controls:
+        taken = [len(subject.runs) for subject in subjects if subject.mutant.moves == control.mutant.moves]
+        _Scheduler(options, [control], seeds_max=max(taken, default=1)).run()
+        told(control.result())
+    results = [subject.result() for subject in (*controls, *subjects)]
+    return SuiteReport(options.harness, tuple(results[: len(controls)]), tuple(results[len(controls) :]))
 
 
 @dataclass(slots=True)
@@ -86,7 +92,7 @@ class _Subject:
     def maybe_seed(self, seeds_max: int) -> int | None:
         """Return the next seed to run, if one is left within the bounds (the control has only those of the others)."""
         count = len(self.runs)
-        is_spent = self.cpu_s >= self.options.cpu_s_max and self.mutant is not CONTROL
+        is_spent = self.cpu_s >= self.options.cpu_s_max and self.mutant not in (CONTROL, CONTROL_MOVES)
         if not self.is_open or is_spent or count >= min(seeds_max, len(self.options.seeds)):
             return None
         return self.options.seeds[count]
@@ -94,7 +100,7 @@ class _Subject:
     def plant(self) -> bool:
         """Make the tree; False if the mutant does not fit, which decides it."""
         if self.tree is None:
-            target = Path(tempfile.mkdtemp(prefix=f"{self.mutant.name.strip('()')}-", dir=self.base.parent)) / "tree"
+            target = Path(tempfile.mkdtemp(prefix=f"{_file_name(self.mutant)}-", dir=self.base.parent)) / "tree"
             try:
                 self.tree = make_tree(self.base, self.mutant, target)
             except MutantError as problem:
@@ -122,7 +128,8 @@ class _Child:
         self._stdout, self._stderr = subject.tree.parent / "stdout", subject.tree.parent / "stderr"
         with self._stdout.open("wb") as stdout, self._stderr.open("wb") as stderr:
             self.process = subprocess.Popen(
-                _command(subject.options.harness, seed), cwd=subject.tree, env=_environment(os.environ, subject.tree),
+                _command(subject.options.harness, seed, has_moves=subject.mutant.moves),
+                cwd=subject.tree, env=_environment(os.environ, subject.tree),
                 stdin=subprocess.DEVNULL, stdout=stdout, stderr=stderr,
             )  # fmt: skip
         self.fd = os.pidfd_open(self.process.pid)
@@ -199,8 +206,13 @@ class _Scheduler:
             child.end_if_late()
 
 
-def _command(harness: Sequence[str], seed: int) -> list[str]:
+def _file_name(mutant: Mutant) -> str:
+    return "".join(letter for letter in mutant.name if letter.isalnum() or letter == "_")
+
+
+def _command(harness: Sequence[str], seed: int, *, has_moves: bool) -> list[str]:
     filled = [part.replace("{seed}", str(seed)).replace("{next}", str(seed + 1)) for part in harness]
+    filled += [MOVES] * has_moves
     return [sys.executable, *filled[1:]] if filled[0] == "python" else filled
 
 

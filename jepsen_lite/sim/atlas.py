@@ -65,6 +65,10 @@ class FaultAtlas:
         """Note that a write of the key was acknowledged with so many durable copies: the smallest one counts."""
         self._dw_of_key[key] = min(dw, self._dw_of_key.get(key, self._dw))
 
+    def is_weak(self, key: bytes) -> bool:
+        """Whether a write of the key was acknowledged with one durable copy."""
+        return self._dw_of_key.get(key, self._dw) < 2
+
     def decide(self, kind: str, host: str, keys: Iterable[bytes], look: Look) -> Decision:
         """Allow or refuse to damage the host's durable copies of the keys, all together. Allowed damage is noted."""
         wanted = tuple(keys)

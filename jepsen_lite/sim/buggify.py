@@ -18,7 +18,7 @@ import random
 from collections.abc import Callable, Collection
 from typing import TypeVar
 
-from kvstore.chaos import FREQUENT, Point, Probe
+from kvstore.chaos import FREQUENT, ON_REQUEST, Point, Probe
 
 __all__ = ["FREQUENT_SHARE", "Buggify"]
 
@@ -34,9 +34,9 @@ class Buggify:
 
     def __init__(
         self, rng: random.Random, *, p_active: float = 0.25, p_fire: float = 0.25, only: Collection[Point] | None = None,
-        hit: Callable[[str], None] | None = None,
+        hit: Callable[[str], None] | None = None, always: Collection[Point] = (),
     ) -> None:  # fmt: skip
-        """`only`: no other point is awake, to find out which one breaks a run."""
+        """`only`: no other point is awake, to find out which one breaks a run. `always`: those of ON_REQUEST that fire."""
         self.asked = dict.fromkeys(map(str, Point), 0)
         self.fired = dict.fromkeys(map(str, Point), 0)
         self.probes = dict.fromkeys(map(str, Probe), 0)
@@ -44,9 +44,12 @@ class Buggify:
         self._quiet: frozenset[Point] = frozenset()
         for point in Point:
             is_awake, stream = rng.random() < p_active, random.Random(rng.getrandbits(64))
+            if point in ON_REQUEST:
+                is_awake = point in always
             if is_awake and (only is None or point in only):
                 self._streams[point] = stream
         self._p_fire = {point: p_fire * (FREQUENT_SHARE if point in FREQUENT else 1.0) for point in Point}
+        self._p_fire |= dict.fromkeys(ON_REQUEST, 1.0)
 
     @property
     def awake(self) -> tuple[Point, ...]:

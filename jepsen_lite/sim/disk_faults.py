@@ -111,8 +111,10 @@ class DiskNemesis:
 
     def __init__(
         self, disks: Mapping[str, SimDisk], *, swarm: DiskSwarm, rng: random.Random, atlas: FaultAtlas, log: FaultLog,
-        may_cost_a_node: Callable[[], bool] = lambda: True,
+        may_cost_a_node: Callable[[str], bool] = lambda host: True, counts: Callable[[str, bytes], bool] = lambda host, key: True,
     ) -> None:  # fmt: skip
+        """`counts`: whether a host's copy of a key is an owner's, and not to be dropped soon."""
+        self._counts = counts
         self._disks, self._swarm, self._rng, self._atlas, self._log = disks, swarm, rng, atlas, log
         self._nodes_may_go = may_cost_a_node
         self._do: dict[DiskFault, Callable[[SimDisk], bool]] = {
@@ -155,6 +157,8 @@ class DiskNemesis:
         disk = self._disks[host]
         if disk.is_doomed:
             return None
+        if not self._counts(host, key):
+            return {}
         durable, newest = _vector(key, disk.peek_durable(key)), _vector(key, disk.peek(key))
         if durable is not None and newest is not None and descends(newest, durable):
             return durable
@@ -320,7 +324,7 @@ class DiskNemesis:
         """Of three replicas one may be lost for good: with two gone, what was never written anywhere has no quorum either."""
         others = [other for other in self._disks.values() if other is not disk]
         return (
-            self._nodes_may_go()
+            self._nodes_may_go(disk.name)
             and not any(other.is_doomed for other in others)
             and self._is_allowed(kind, disk, list(disk.durable_records()))
         )

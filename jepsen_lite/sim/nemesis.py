@@ -23,6 +23,7 @@ from jepsen_lite.sim.disk_faults import DiskFault, DiskNemesis
 from jepsen_lite.sim.fault_log import FaultLog
 from jepsen_lite.sim.net_wire import COUNTERS
 from jepsen_lite.sim.processes import Process
+from jepsen_lite.sim.strikes import Strikes
 from jepsen_lite.sim.world import Host, World
 from kvstore.storage.identity import META_NODE_ID
 
@@ -91,7 +92,8 @@ class Nemesis:
             rng=world.rng("disk nemesis"),
             atlas=world.atlas,
             log=self.disks,
-            may_cost_a_node=world.is_settled,
+            may_cost_a_node=self._may_cost_a_node,
+            counts=self._counts,
         )
         self._restarts: dict[str, asyncio.Task[None]] = {}
         self._stops: list[asyncio.Task[None]] = []
@@ -99,7 +101,8 @@ class Nemesis:
         """The one machine that may come back under another address: of two, neither could find the other again."""
         self._snapshots: dict[str, Snapshot] = {}
         self._clock_faults: ClockFaults | None = None
-        self._is_over = False
+        self._strikes = Strikes(world, self._crash_one, self._crash_at_event)
+        self._is_over = self._is_healed = False
 
     @property
     def counts(self) -> dict[str, int]:
@@ -135,9 +138,13 @@ class Nemesis:
         ):  # fmt: skip
             tasks.append(world.loop.create_task(self._repeat(pause_s, strike, ends_at)))
         tasks.append(world.loop.create_task(self._hurt_disks(ends_at)))
+        if swarm.strikes_per_move:
+            tasks.append(world.loop.create_task(self._strikes.run(ends_at)))
+        world.moves.is_under_faults = True
         tasks.append(world.loop.create_task(self._bring_back(ends_at)))
         for host in self._latecomers_due():
-            self._restarts[host.name] = world.loop.create_task(self._restart(host, self._rng.uniform(0, duration_s)))
+            delay_s = self._rng.uniform(0, duration_s * world.swarm.late_until)
+            self._restarts[host.name] = world.loop.create_task(self._restart(host, delay_s))
         await asyncio.sleep(max(0.0, ends_at - world.loop.time()))
         for task in tasks:
             task.cancel()
@@ -147,7 +154,7 @@ class Nemesis:
     async def end(self) -> None:
         """End every fault that can end, and start every node that will start."""
         world = self._world
-        self._is_over = True
+        self._is_over, world.moves.is_under_faults = True, False
         world.network.calm()
         world.loop.on_point = None
         self._disk_nemesis.heal_all()
@@ -161,11 +168,15 @@ class Nemesis:
                 world.loop.resume(host.process)
         for task in [*self._stops, *self._restarts.values()]:
             await task
+        self._is_healed = True
         for host in world.hosts:
             if not host.is_up and not host.is_gone:
                 await self._restart(host, 0.0)
-        if not any(host.is_gone for host in world.hosts):
+        gone = [host for host in world.hosts if host.is_gone]
+        if not gone:
             await world.wait_settled()
+        elif world.swarm.has_moves:
+            world.problems += [f"moves: {host.name} could not join a healed cluster: {host.refusal}" for host in gone]
         if self._swarm.clone_pause_s != float("inf"):
             await self._try_clone()
 
@@ -371,7 +382,7 @@ class Nemesis:
             if host.is_new and self._world.hosts[0].is_gone:
                 break
             await asyncio.sleep(RESTART_PAUSE_S)
-        if host.is_new and not host.is_up:
+        if host.is_new and not host.is_up and (self._is_healed or not self._world.swarm.has_moves):
             self._give_up(host)
 
     async def _start(self, host: Host) -> bool:
@@ -390,10 +401,12 @@ class Nemesis:
 
     def _take_own_place(self, host: Host) -> bool:
         """Give a machine whose disk may not be used an empty one, to take the place of the node that it was."""
-        lost = host.disk.meta(META_NODE_ID)
-        if lost is None or host is self._world.hosts[0] or self._rng.random() >= self._swarm.replaced_share:
+        lost, has_moves = host.disk.meta(META_NODE_ID), self._world.swarm.has_moves
+        if (lost is None and not has_moves) or host is self._world.hosts[0]:
             return False
-        self.processes.note(ProcessFault.REPLACED, host.name, lost)
+        if self._rng.random() >= self._swarm.replaced_share:
+            return False
+        self.processes.note(ProcessFault.REPLACED, host.name, lost or b"")
         host.disk.wipe()
         self._begin_anew(host, lost)
         return True
@@ -401,6 +414,8 @@ class Nemesis:
     def _begin_anew(self, host: Host, lost: bytes | None) -> None:
         host.port += 1
         host.is_new = True
+        if self._world.swarm.has_moves and not self._world.moves.is_member(lost):
+            return  # it had no place yet; that of a node before it may still be to take
         if lost is not None and self._swarm.replaced_share:
             host.replaces = lost.hex()
 
@@ -434,6 +449,21 @@ class Nemesis:
     def _remember(self, host: Host) -> None:
         if self._rng.random() < 0.3:
             self._snapshots[host.name] = host.disk.snapshot()
+
+    def _may_cost_a_node(self, name: str) -> bool:
+        """Not while partitions move: a member that is gone for good blocks that. Without its founder nothing moves at all."""
+        world = self._world
+        return world.is_settled() and not (world.swarm.has_moves and name == world.hosts[0].name)
+
+    def _counts(self, name: str, key: bytes) -> bool:
+        """Whether a host's copy may be the one that is left: a joiner may be dropped with its copies, and who leaves will be."""
+        world = self._world
+        if not world.swarm.has_moves or world.moves.current is None:  # without: old seeds stay what they were
+            return True
+        return any(
+            host.name == name and world.moves.is_owner((host.disk.meta(META_NODE_ID) or b""), key)
+            for host in world.hosts
+        )
 
     # --- disks --------------------------------------------------------------------------------------------------------
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import random
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import TypeVar
 
 from jepsen_lite.sim.clock_faults import ClockSwarm
@@ -59,6 +59,8 @@ class ProcessSwarm:
     """Of one machine's restarts: how many are under another address."""
     replaced_share: float = 0.0
     """Of machines that lost their disk or may not use it: how many come back empty and take their own old place."""
+    strikes_per_move: float = 0.0
+    """How often, on average, the nemesis strikes at a move of partitions that it sees under way."""
 
     @classmethod
     def calm(cls) -> ProcessSwarm:
@@ -79,6 +81,15 @@ class ProcessSwarm:
             clone_pause_s=rng.choice([never, never, 20.0]),
             lost_disk_share=rng.choice([0.0, 0.0, 0.2]), old_disk_share=rng.choice([0.0, 0.0, 0.1]),
             moved_share=rng.choice([0.0, 0.0, 0.5]), replaced_share=rng.choice([0.0, 1.0]),
+        )  # fmt: skip
+
+    def with_moves(self, rng: random.Random) -> ProcessSwarm:
+        """Return the same with machines that lose their disks and take their own places again, and with strikes at moves."""
+        never = float("inf")
+        return replace(
+            self, crash_pause_s=rng.choice([2.0, 4.0, 10.0]) if self.crash_pause_s == never else self.crash_pause_s,
+            lost_disk_share=rng.choice([0.0, 0.2, 1.0]), old_disk_share=rng.choice([0.0, 0.2]), replaced_share=1.0,
+            strikes_per_move=rng.choice([1.0, 2.0, 4.0]),
         )  # fmt: skip
 
     def line(self) -> str:
@@ -103,6 +114,12 @@ class Swarm:
     """How many of the nodes join while clients work already."""
     is_late_under_faults: bool = False
     """Whether they join at any time of the faults, and not before these begin."""
+    late_until: float = 1.0
+    """The part of the load within which they begin then."""
+    has_moves: bool = False
+    """Whether partitions are to move in this run: the founder is spared what would end it, and joiners do not give up."""
+    is_page_tiny: bool = False
+    """Whether a joiner copies a few records at a time, so that a run's few objects need many pages."""
     is_disk_lying: bool = False
     """A mutant: syncs do nothing. Do the judges notice?"""
     network: NetworkSwarm = field(default_factory=NetworkSwarm.calm)
@@ -127,9 +144,26 @@ class Swarm:
             process=_or_calm(ProcessSwarm, derived_rng(seed, "process swarm")),
         )  # fmt: skip
 
+    @classmethod
+    def draw_with_moves(cls, seed: int) -> Swarm:
+        """Draw a seed in which partitions move while clients work and things break: everything else is as `draw` has it.
+
+        In every run a node joins during the faults; in some a lost or refused disk also comes back empty and takes its own place.
+        """
+        drawn, rng = cls.draw(seed), derived_rng(seed, "moves")
+        nodes = rng.choice([3, 4, 4, 5])
+        return replace(
+            drawn, nodes=nodes, late_joins=rng.randint(1, max(1, nodes - 3)), is_late_under_faults=True,
+            late_until=rng.choice([0.3, 0.8]), has_moves=True, is_page_tiny=rng.random() < 0.8,
+            syncs_s_max=max(drawn.syncs_s_max, rng.choice([0.005, 0.02, 0.06])),
+            process=drawn.process.with_moves(rng),
+        )  # fmt: skip
+
     def lines(self) -> tuple[str, ...]:
         """Return everything, a line for each part."""
         late = f"{self.late_joins}{'!' * self.is_late_under_faults}"
+        late += f"<{self.late_until:g}" if self.late_until < 1 else ""
+        late += " tiny pages" if self.is_page_tiny else ""
         cluster = (
             f"cluster nodes={self.nodes} late={late} n={self.n} partitions={1 << self.partition_bits} "
             f"cache={self.cache_bytes} sync<={self.syncs_s_max:g}s skew<={self.clock_skew_s_max:g}s "

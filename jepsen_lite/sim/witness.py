@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 
+from cluster.membership.keeper import META_TOPOLOGY
 from jepsen_lite.checkers.dots import Dot, DotWitness
 from jepsen_lite.sim.disk import SimDisk
 from jepsen_lite.sim.trace import Trace
@@ -34,9 +35,11 @@ class WitnessedEngine:
     def __init__(
         self, inner: Engine, *, node: str, trace: Trace, witness: DotWitness, disk: SimDisk,
         due_from_heal: Callable[[bytes], VersionVector | None] = lambda key: None,
+        on_topology: Callable[[bytes], None] | None = None,
     ) -> None:  # fmt: skip
-        """`due_from_heal`: what the record that replaces an unreadable one must have seen at least, if that is known."""
-        self._due_from_heal = due_from_heal
+        """`due_from_heal`: what the record that replaces an unreadable one must have seen at least, if that is known.
+        `on_topology` is told every topology that the node stores."""
+        self._due_from_heal, self._on_topology = due_from_heal, on_topology
         self._doubted: dict[bytes, dict[Dot, bytes]] = {}
         """Of each key, the dots of writes of unknown outcome that are not there (now), and their operations."""
         self._ended: dict[bytes, None] = {}
@@ -88,6 +91,8 @@ class WitnessedEngine:
         for family, key, value in puts:
             if family is Family.DATA and value is not None:
                 self._witness.see_record(self._node, key, value)
+            elif self._on_topology is not None and family is Family.META and key == META_TOPOLOGY and value is not None:
+                self._on_topology(value)
 
     def _see_replaced(self, before: dict[bytes, bytes | None], puts: Sequence[Put]) -> None:
         for family, key, value in puts:

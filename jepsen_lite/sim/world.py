@@ -32,12 +32,13 @@ from jepsen_lite.sim.buggify import Buggify
 from jepsen_lite.sim.clock import SimClock
 from jepsen_lite.sim.disk import SimDisk
 from jepsen_lite.sim.loop import VirtualLoop
+from jepsen_lite.sim.moves import MoveLog
 from jepsen_lite.sim.network import SimNetwork
 from jepsen_lite.sim.processes import Process, ProcessDied
 from jepsen_lite.sim.swarm import Swarm, derived_rng
 from jepsen_lite.sim.trace import Trace
 from jepsen_lite.sim.witness import CHECKSUM_SIZE_BYTES, WitnessedEngine
-from kvstore.chaos import FREQUENT
+from kvstore.chaos import FREQUENT, Point
 from kvstore.client.client import AsyncClient
 from kvstore.env import Env
 from kvstore.errors import KVStoreError
@@ -109,7 +110,12 @@ class World:
         self.loop = VirtualLoop(self.rng("timers"))
         self.trace = Trace(self.loop)
         self.witness = DotWitness()
-        self.buggify = Buggify(self.rng("buggify"), p_active=self.swarm.buggify_share)
+        self.moves = MoveLog()
+        self._cut_s = -1.0
+        self.buggify = Buggify(
+            self.rng("buggify"), p_active=self.swarm.buggify_share,
+            always=(Point.PAGE_TINY,) if self.swarm.is_page_tiny else (),
+        )  # fmt: skip
         self.buggify.quiet(FREQUENT)  # a join is one attempt, which any lost connection cancels
         self.network = SimNetwork(self.rng("network"), on_event=self._network_event)
         self.hosts = [self.make_host(f"n{number}") for number in range(self.swarm.nodes)]
@@ -137,6 +143,7 @@ class World:
         """Found a cluster on the first host and let the others join it one after the other, except for latecomers."""
         for host in self.hosts[: len(self.hosts) - self.swarm.late_joins]:
             await self.start(host)
+        self.moves.begin()
         if not self.grows_before_faults:
             await self._let_loose()
 
@@ -206,6 +213,7 @@ class World:
         host.engine = WitnessedEngine(
             inner, node=host.name, trace=self.trace, witness=self.witness, disk=host.disk,
             due_from_heal=partial(self.atlas.due_from_heal, host.name),
+            on_topology=self.moves.see if host is self.hosts[0] else None,
         )  # fmt: skip
         host.engine.see_all()
         self.trace.record("start", host.name, host.starts, int(inner.report.history_may_be_missing))
@@ -270,6 +278,7 @@ class World:
             lost = 0
             host.disk.kill()
         self.trace.record("crash", host.name, int(is_power_loss), int(is_silent), lost)
+        self.moves.count("power_loss" if is_power_loss else "kill")
 
     def _node_ended(self, host: Host, process: Process, fatal: asyncio.Future[None]) -> None:
         """A node says that its process must end: do what `kvnode` does, at once."""
@@ -365,6 +374,9 @@ class World:
         return {host.name: host.disk.peek(key) or b"" for host in self.hosts if host.name in owners}
 
     def _network_event(self, kind: str, source: str, target: str, data: bytes) -> None:
+        if kind == "cut" and self.loop.time() != self._cut_s:  # the links of one partition are cut together
+            self._cut_s = self.loop.time()
+            self.moves.count("partition")
         self.trace.record(kind, source, target, hashlib.blake2b(data, digest_size=16).digest() if data else b"")
 
 

@@ -37,6 +37,10 @@ class _Closeable(Protocol):
         """Release what it holds."""
 
 
+IDLE_BEATS = 10
+"""Heartbeats (of 0.5 s) after which a node that owes nothing is asked whether it is still there."""
+
+
 class Runtime:
     """The running part of a client. What was not given is the machine's own."""
 
@@ -62,7 +66,9 @@ class Runtime:
             clock, rng = self._world()
             self._operation_ids, self._rng = OperationIds(clock, rng), rng
             in_flight_max = self._chaos.pick(Point.LINK_NARROW, INFLIGHT_PER_LINK_MAX, 2, 8)
-            options = LinkOptions(connect_timeout_s=self.options.connect_timeout_s, in_flight_max=in_flight_max)
+            options = LinkOptions(
+                connect_timeout_s=self.options.connect_timeout_s, in_flight_max=in_flight_max, idle_beats=IDLE_BEATS
+            )  # fmt: skip
             router = Router(self._seeds, self._network(), rng, options, chaos=self._chaos)
             self._requests = Requests(router, self.options, rng, chaos=self._chaos)
         return self._requests

@@ -21,6 +21,9 @@ import asyncio
 from collections import deque
 from typing import Any, Protocol
 
+from kvstore.transport import grpc_core  # noqa: F401  # before gRPC itself
+
+# isort: split
 import grpc.aio
 
 from kvstore.env import FrameHandler

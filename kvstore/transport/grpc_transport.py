@@ -1,7 +1,9 @@
 """`Transport` over gRPC: one channel and one bidirectional `Exchange` stream per connection, one server per listener.
 
     connect ── channel ── Exchange ──► initial metadata from the server = accepted ── handler attached ── frames
+                                   └─► an offer in it ── the channel ends ── a direct lane (lane.py) ── frames
     serve   ── grpc.aio.server ── FramesServicer + grpc.health.v1 ──► one GrpcConnection per Exchange
+            └─ lane listener ──► one LaneConnection per lane
 
 How a connection ends, and what each side is told by `connection_closed`:
 
@@ -27,18 +29,22 @@ Types: grpcio ships none; grpc-stubs does.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 from collections.abc import Sequence
 from typing import Any, Protocol
 from urllib.parse import unquote
 
+from kvstore.transport import grpc_core  # noqa: F401  # before gRPC itself
+
+# isort: split
 import grpc
 import grpc.aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from kvstore.env import Accept, Connection
-from kvstore.errors import ConfigError, Unavailable
-from kvstore.limits import CONNECTIONS_COUNT_MAX
+from kvstore.errors import ConfigError, DecodeError, Unavailable
+from kvstore.limits import CONNECTIONS_COUNT_MAX, GREETING_TIMEOUT_S
 from kvstore.transport.grpc_connection import EOF, GrpcConnection
 from kvstore.transport.grpc_options import (
     KEEPALIVE,
@@ -46,6 +52,8 @@ from kvstore.transport.grpc_options import (
     client_options,
     server_options,
 )
+from kvstore.transport.lane import LaneListener, LaneOffer, open_lane
+from kvstore.transport.lane_connection import LaneConnection
 from kvstore.transport.rules import report_bug
 from kvstore.v1 import frames_pb2
 
@@ -58,6 +66,12 @@ MARK = "kvstore-frames"
 its metadata arrives one event before its status."""
 LINGER_S = 0.5
 """How long an orderly end may take to reach the peer before the stream is cut."""
+WANTS_LANE = (("kvstore-wants", "lane"),)
+"""Metadata of a client that takes a direct lane if there is one; whoever does not know it answers as always."""
+LANE = "kvstore-lane"
+"""Key in the initial metadata that offers one: the stream ends then, and nothing was accepted on it."""
+NO_LANE_S = 60.0
+"""How long an address whose lane could not be reached is not asked for one again."""
 DETAILS_LENGTH_MAX = 200
 """Characters of an error that a peer is told in the status of a stream; headers are bounded."""
 
@@ -127,9 +141,13 @@ class _ServerStream:
 class GrpcTransport:
     """`Transport` of the real world. Use it from one event loop; `close` it before that loop ends."""
 
-    def __init__(self, keepalive: Keepalive = KEEPALIVE) -> None:
-        self._keepalive = keepalive
+    def __init__(self, keepalive: Keepalive = KEEPALIVE, *, has_lanes: bool = True, lane_port: int = 0) -> None:
+        """Without lanes, none are offered nor taken. `lane_port` 0: any free one for each address that is served."""
+        self._keepalive, self._has_lanes, self._lane_port = keepalive, has_lanes, lane_port
         self._open: dict[GrpcConnection, asyncio.Task[None]] = {}
+        self._lanes: dict[LaneConnection, None] = {}
+        self._no_lane_until: dict[str, float] = {}
+        """Bounded by the addresses that this process connects to."""
         self._services: Services | None = None
 
     def also_serve(self, services: Services) -> None:
@@ -137,11 +155,51 @@ class GrpcTransport:
         self._services = services
 
     async def connect(self, address: str, accept: Accept, *, timeout_s: float) -> Connection:
+        loop = asyncio.get_running_loop()
+        gives_up_at = loop.time() + timeout_s
+        wants_lane = self._has_lanes and self._no_lane_until.get(address, 0.0) <= loop.time()
+        met = await self._meet(address, accept, timeout_s, wants_lane=wants_lane)
+        if isinstance(met, GrpcConnection):
+            return met
+        try:
+            lane = await open_lane(address.rpartition(":")[0].strip("[]"), met, address, accept)
+        except Unavailable:
+            self._no_lane_until[address] = loop.time() + NO_LANE_S
+            left_s = gives_up_at - loop.time()
+            if left_s <= 0:
+                raise Unavailable(f"no answer from {address}", timeout_s=timeout_s) from None
+            met = await self._meet(address, accept, left_s, wants_lane=False)
+            assert isinstance(met, GrpcConnection), "no lane was asked for"
+            return met
+        self._lanes[lane] = None
+        lane.finished.add_done_callback(lambda _: self._lanes.pop(lane, None))
+        return lane
+
+    async def serve(self, address: str, accept: Accept) -> GrpcListener:
+        listener = GrpcListener(accept, self._keepalive, self._services)
+        await listener.start(address, lane_port=self._lane_port if self._has_lanes else None)
+        return listener
+
+    async def close(self) -> None:
+        """Close every connection made here and wait until nothing of them is left (at most about LINGER_S)."""
+        finishing = [*self._open.values(), *(lane.finished for lane in self._lanes)]
+        for connection in list(self._open):
+            connection.close()
+        for lane in list(self._lanes):
+            lane.close()
+        await asyncio.gather(*finishing, return_exceptions=True)
+
+    async def _meet(
+        self, address: str, accept: Accept, timeout_s: float, *, wants_lane: bool
+    ) -> GrpcConnection | LaneOffer:
+        """Open an Exchange: the connection over it, or what was offered instead."""
         channel: Any = grpc.aio.insecure_channel(address, options=client_options(self._keepalive))
-        call = channel.stream_stream(METHOD_PATH)()
+        call = channel.stream_stream(METHOD_PATH)(metadata=WANTS_LANE if wants_lane else None)
         is_open = False
         try:
-            await _wait_accepted(call, address, timeout_s)
+            offer = await _wait_accepted(call, address, timeout_s)
+            if wants_lane and offer is not None:
+                return offer
             stream = _ClientStream(call)
             connection = GrpcConnection(address, stream, is_accepted=False)
             handler = accept(connection)
@@ -155,18 +213,6 @@ class GrpcTransport:
         self._open[connection] = asyncio.get_running_loop().create_task(finish)
         return connection
 
-    async def serve(self, address: str, accept: Accept) -> GrpcListener:
-        listener = GrpcListener(accept, self._keepalive, self._services)
-        await listener.start(address)
-        return listener
-
-    async def close(self) -> None:
-        """Close every connection made here and wait until nothing of them is left (at most about LINGER_S)."""
-        finishing = list(self._open.values())
-        for connection in list(self._open):
-            connection.close()
-        await asyncio.gather(*finishing, return_exceptions=True)
-
     async def _finish(self, connection: GrpcConnection, stream: _ClientStream, channel: Any) -> None:
         try:
             await connection.wait_finished()
@@ -176,17 +222,24 @@ class GrpcTransport:
             await channel.close()
 
 
-async def _wait_accepted(call: Any, address: str, timeout_s: float) -> None:
+async def _wait_accepted(call: Any, address: str, timeout_s: float) -> LaneOffer | None:
     """Wait for the server's mark in the initial metadata. Without it the stream was refused; its status says why."""
     try:
         async with asyncio.timeout(timeout_s):
             metadata = await call.initial_metadata()
             if MARK in metadata:
-                return
+                return _offer_in(metadata)
             problem = f"{(await call.code()).name}: {await call.details()}"
     except TimeoutError:
         raise Unavailable(f"no answer from {address}", timeout_s=timeout_s) from None
     raise Unavailable(f"cannot connect to {address}: {problem[:DETAILS_LENGTH_MAX]}")
+
+
+def _offer_in(metadata: Any) -> LaneOffer | None:
+    try:
+        return LaneOffer.decode(str(metadata[LANE])) if LANE in metadata else None
+    except DecodeError as problem:
+        raise Unavailable(f"the server offered what is no lane: {problem}") from None
 
 
 async def _check_bindable(host: str, port: int) -> None:
@@ -213,6 +266,7 @@ class GrpcListener:
         self._accept = accept
         self._address = ""
         self._connections: dict[GrpcConnection, None] = {}
+        self._lanes = LaneListener(accept, self._connections.__len__)
         self._health = health.aio.HealthServicer()  # type: ignore[attr-defined]  # missing in the stubs
         options = dict(server_options(keepalive)) | dict(services.options if services is not None else ())
         self._server: Any = grpc.aio.server(options=list(options.items()))
@@ -227,8 +281,14 @@ class GrpcListener:
     def address(self) -> str:
         return self._address
 
-    async def start(self, address: str) -> None:
-        """Bind and begin to accept. `ConfigError` if the address cannot be had; nothing is left behind then."""
+    @property
+    def connections_count(self) -> int:
+        """Open connections of either kind."""
+        return len(self._connections) + self._lanes.connections_count
+
+    async def start(self, address: str, *, lane_port: int | None = None) -> None:
+        """Bind and begin to accept, also lanes unless `lane_port` is None. `ConfigError` if an address cannot be had;
+        nothing is left behind then."""
         host, _, port = address.rpartition(":")
         if not host or not port.isdigit() or int(port) > 65_535:
             raise ConfigError(f"{address!r} is not of the form HOST:PORT")
@@ -240,8 +300,17 @@ class GrpcListener:
         if bound == 0 or int(port) not in (0, bound):
             raise ConfigError(f"cannot listen on {address}: got port {bound}")
         self._address = f"{host}:{bound}"
+        if lane_port is not None:
+            await self._start_lanes(host.strip("[]"), lane_port)
         await self.set_serving(True)
         await self._server.start()
+
+    async def _start_lanes(self, host: str, port: int) -> None:
+        try:
+            await self._lanes.start(host, port)
+        except OSError as problem:
+            await self._server.stop(grace=None)
+            raise ConfigError(f"cannot listen for lanes on {host}:{port}: {problem.strerror or problem}") from None
 
     async def set_serving(self, is_serving: bool) -> None:
         """Say SERVING or NOT_SERVING to health checks, overall and for each service. Frames flow either way."""
@@ -256,14 +325,21 @@ class GrpcListener:
         connections = list(self._connections)
         for connection in connections:
             connection.close()
-        await self._server.stop(grace=LINGER_S)
+        await asyncio.gather(self._lanes.close(), self._server.stop(grace=LINGER_S))
         for connection in connections:
             await connection.wait_finished()
 
     async def _exchange(self, _: Any, context: Any) -> None:
         """One RPC = one connection: returns, and so ends the stream, once the connection is closed."""
-        if len(self._connections) >= CONNECTIONS_COUNT_MAX:
+        if self.connections_count >= CONNECTIONS_COUNT_MAX:
             await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, f"{CONNECTIONS_COUNT_MAX} connections are open")
+        offer = self._lanes.offer
+        if offer is not None and WANTS_LANE[0] in context.invocation_metadata():
+            await context.send_initial_metadata(((MARK, "1"), (LANE, offer.encode())))
+            # A stream that ended at once would give its client the status without the metadata. The client cancels it.
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(context.read(), GREETING_TIMEOUT_S)
+            return
         await context.send_initial_metadata(((MARK, "1"),))
         stream = _ServerStream(context)
         connection = GrpcConnection(_peer_of(context), stream, is_accepted=True)

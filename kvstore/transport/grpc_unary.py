@@ -22,6 +22,9 @@ from functools import partial
 from typing import Any, Protocol, TypeVar
 from urllib.parse import unquote
 
+from kvstore.transport import grpc_core  # noqa: F401  # before gRPC itself
+
+# isort: split
 import grpc
 import grpc.aio
 from google.protobuf.message import DecodeError as ProtobufDecodeError

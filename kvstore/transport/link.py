@@ -37,6 +37,7 @@ from kvstore.messages import Status, Verb
 from kvstore.transport.chunks import Reassembly, split
 from kvstore.transport.coalescer import Coalescer
 from kvstore.transport.frames import FrameKind, Hello, decode_frame, encode_frame, hello_fields, hello_from
+from kvstore.transport.silence import Silence
 
 __all__ = ["Link", "LinkOptions", "OnReply"]
 
@@ -51,7 +52,8 @@ _Waiter = OnReply | asyncio.Future[bytes]
 
 @dataclass(frozen=True, slots=True)
 class LinkOptions:
-    """Times of a link, in seconds. Suspicion begins after `suspect_beats` heartbeats without a word from the peer.
+    """Times of a link, in seconds. Suspicion begins after `suspect_beats` heartbeats without a word from the peer; `idle_beats`:
+    see Silence.
 
     `company`: see Coalescer. With 3, a frame goes out once it has half as many operations as are under way already."""
 
@@ -59,6 +61,7 @@ class LinkOptions:
     backoff_s_min: float = 0.05
     backoff_s_max: float = 1.0
     heartbeat_s: float = 0.5
+    idle_beats: int = 1
     suspect_beats: int = 3
     dead_beats: int = 12
     sweep_s: float = 0.02
@@ -94,9 +97,12 @@ class Link:
         self._task: asyncio.Task[None] | None = None
         self._changed, self._lost = asyncio.Event(), asyncio.Event()
         self._sweeper: asyncio.TimerHandle | None = None
+        self._beater: asyncio.TimerHandle | None = None
+        self._was_up = False
+        """Whether the connection that is open now, or was the last, was up at a heartbeat."""
         self._earliest = inf
         self._heard = False
-        self._silent_beats = 0
+        self._silence = Silence(self.options.idle_beats)
         self._closed = False
 
     # --- asking ---------------------------------------------------------------------------------------------------
@@ -221,7 +227,7 @@ class Link:
     def _welcomed(self, hello: Hello) -> None:
         self.remote, self.remote_epoch = hello, hello.topology_epoch
         self.is_up, self.last_error, self.refusal = True, "", None
-        self._silent_beats = 0
+        self._silence = Silence(self.options.idle_beats)
         self._changed.set()
         self._notify()
 
@@ -287,7 +293,7 @@ class Link:
 
     async def _connect_once(self) -> bool:
         """Connect, greet and stay until the connection ends. Returns whether the link came up."""
-        self.remote, came_up = None, False
+        self.remote, self._was_up = None, False
         try:
             timeout_s = self.options.connect_timeout_s
             connection = await self._transport.connect(self.address, self._accept, timeout_s=timeout_s)
@@ -296,24 +302,13 @@ class Link:
             self._changed.set()
             self._notify()
             return False
-        started = self._loop.time()
         connection.send(encode_frame(hello_fields(self._hello())))
+        self._heard = False
+        self._beats_next(connection, self._loop.time())
         while self._connection is connection:
-            self._heard = False
-            await self._pause(self.options.heartbeat_s)
-            came_up = came_up or self.is_up
-            if self._connection is connection:
-                self._beat(connection, started)
-        return came_up
-
-    async def _pause(self, delay_s: float) -> None:
-        """Wait, but no longer than the connection lives: a lost one is replaced at once."""
-        self._lost.clear()
-        timer = self._loop.call_later(delay_s, self._lost.set)
-        try:
+            self._lost.clear()
             await self._lost.wait()
-        finally:
-            timer.cancel()
+        return self._was_up
 
     def _accept(self, connection: Connection) -> _Incoming:
         self._connection = connection
@@ -324,6 +319,17 @@ class Link:
         self._parts = Reassembly()
         return _Incoming(self, connection)
 
+    def _beats_next(self, connection: Connection, started: float) -> None:
+        self._beater = self._loop.call_later(self.options.heartbeat_s, self._beats, connection, started)
+
+    def _beats(self, connection: Connection, started: float) -> None:
+        """One heartbeat, and plan the next: a timer without a task, because a process may have a thousand links."""
+        self._was_up = self._was_up or self.is_up
+        self._beat(connection, started)
+        self._heard = False
+        if self._connection is connection:
+            self._beats_next(connection, started)
+
     def _beat(self, connection: Connection, started: float) -> None:
         if self.remote is None:
             if self._loop.time() - started > self.options.connect_timeout_s:
@@ -332,23 +338,23 @@ class Link:
         if self._chaos.fires(Point.LINK_DROPPED):
             self._disconnect(Unavailable("the connection was lost"))
             return
-        self._silent_beats = 0 if self._heard else self._silent_beats + 1
+        self._silence.beat(heard=self._heard, owes=bool(self._waiting))
         if self._heard and not self.is_up:
             self._chaos.hit(Probe.LINK_REVIVED)
             self.is_up = True
             self._changed.set()
             self._notify()
-        elif self._silent_beats >= self.options.dead_beats:
+        elif self._silence.beats >= self.options.dead_beats:
             self._chaos.hit(Probe.LINK_DEAD)
             self._disconnect(Unavailable("the peer has been silent too long"))
             return
         elif self.is_up and (
-            self._silent_beats >= self.options.suspect_beats or self._chaos.fires(Point.LINK_SUSPECT_EARLY)
+            self._silence.beats >= self.options.suspect_beats or self._chaos.fires(Point.LINK_SUSPECT_EARLY)
         ):
             self._chaos.hit(Probe.LINK_SUSPECT)
             self.is_up, self.last_error = False, "suspect: it does not answer"
             self._notify()
-        if self._silent_beats and self._coalescer is not None:
+        if self._silence.beats and self._coalescer is not None:
             deadline = self._loop.time() + self.options.heartbeat_s * self.options.dead_beats
             self._send(self._coalescer, Verb.PING, 0, deadline, b"", b"", _ignore)
 
@@ -359,6 +365,9 @@ class Link:
     def _disconnect(self, error: Exception | None) -> None:
         connection, self._connection, self._coalescer = self._connection, None, None
         was_up, self.is_up = self.is_up, False
+        if self._beater is not None:
+            self._beater.cancel()
+            self._beater = None
         if error is not None:
             self.last_error = str(error)
         if connection is not None:

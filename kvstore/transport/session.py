@@ -11,7 +11,7 @@ drop what is queued, so a refused connection lingers until the peer has read why
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
 
 from kvstore.chaos import CALM, Chaos, Point, Probe
@@ -38,6 +38,7 @@ __all__ = ["REFUSED_LINGER_S", "Request", "Service", "Session"]
 REFUSED_LINGER_S = 1.0
 """How long a refused peer has to read the refusal and hang up by itself."""
 
+_APPLIED = int(Status.APPLIED)
 Request = tuple[int, int, int, int, bytes, bytes]
 """(id, verb, placement_version, remaining_ms, key, body)"""
 
@@ -51,7 +52,7 @@ class Service(Protocol):
     def admit(self, session: Session, hello: Hello) -> None:
         """Decide about a peer, now or later, by `session.welcome` or `session.refuse`."""
 
-    def handle(self, session: Session, requests: Iterator[Request]) -> None:
+    def handle(self, session: Session, requests: Sequence[Request]) -> None:
         """Handle the operations of one frame in order. Every one is answered by `session.reply`, now or later."""
 
     def closed(self, session: Session) -> None:
@@ -62,7 +63,7 @@ class Session:
     """One accepted connection. `hello` is the peer's, once it spoke."""
 
     __slots__ = ("_chaos", "_chunk_bytes", "_coalescer", "_connection", "_greeting_due", "_is_refused", "_lateness",
-                 "_loop", "_open", "_parts", "_service", "hello", "late_s")  # fmt: skip
+                 "_loop", "_open", "_parts", "_service", "_unanswered", "hello", "late_s")  # fmt: skip
 
     def __init__(self, connection: Connection, service: Service, *, chaos: Chaos = CALM) -> None:
         self._connection, self._service, self._chaos = connection, service, chaos
@@ -70,6 +71,7 @@ class Session:
         self._chunk_bytes = chaos.pick(Point.CHUNK_SMALL, CHUNK_SIZE_BYTES_MAX, 300, 4_000)
         self._parts = Reassembly()
         self._open = self._is_refused = False
+        self._unanswered = 0
         self._loop, self._lateness = asyncio.get_running_loop(), Lateness()
         self._greeting_due = self._loop.call_later(GREETING_TIMEOUT_S, self._not_greeted)
         self.hello: Hello | None = None
@@ -108,6 +110,10 @@ class Session:
             for part in parts:
                 self._coalescer.add((operation_id, int(Status.PART), part), len(part))
         self._coalescer.add((operation_id, status, body), len(body))
+        if status != _APPLIED:
+            self._unanswered -= 1
+            if self._unanswered <= 0:
+                self._coalescer.flush()  # nobody is left to wait for
 
     def reply_error(self, operation_id: int, error: KVStoreError) -> None:
         """Queue an ERROR reply."""
@@ -126,7 +132,9 @@ class Session:
             fields = decode_frame(frame)
             if fields[0] == FrameKind.REQUESTS and self._open:
                 self.late_s = self._lateness.of(fields[1], int(self._loop.time() * 1000)) / 1000
-                self._service.handle(self, self._whole(fields))
+                requests = self._whole(fields)
+                self._unanswered += len(requests)
+                self._service.handle(self, requests)
             elif fields[0] == FrameKind.HELLO and self.hello is None:
                 self._greet(hello_from(fields))
             else:
@@ -156,15 +164,15 @@ class Session:
         else:
             self._service.admit(self, hello)
 
-    def _whole(self, fields: list[Any]) -> Iterator[Request]:
+    def _whole(self, fields: list[Any]) -> list[Request]:
         flat = iter(fields)
         next(flat), next(flat)
         requests = zip(flat, flat, flat, flat, flat, flat, strict=True)
         if self._parts or int(Verb.PART) in fields[REQUEST_FIRST + 1 :: REQUEST_STRIDE]:
             return self._reassembled(requests)
-        return requests
+        return list(requests)
 
-    def _reassembled(self, requests: Iterator[Request]) -> Iterator[Request]:
+    def _reassembled(self, requests: Iterable[Request]) -> list[Request]:
         whole: list[Request] = []
         for request in requests:
             operation_id, verb, version, remaining_ms, key, body = request
@@ -172,4 +180,4 @@ class Session:
                 self._parts.add(operation_id, body)
             else:
                 whole.append((operation_id, verb, version, remaining_ms, key, self._parts.take(operation_id, body)))
-        return iter(whole)
+        return whole

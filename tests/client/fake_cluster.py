@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import deque
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
@@ -108,7 +108,7 @@ class FakeNode:
     def admit(self, session: Session, hello: Hello) -> None:
         session.welcome(Hello(cluster_id=CLUSTER_ID, node_id=self.node_id, topology_epoch=self.known.epoch))
 
-    def handle(self, session: Session, requests: Iterator[Request]) -> None:
+    def handle(self, session: Session, requests: Sequence[Request]) -> None:
         for request in requests:
             if self.mute:
                 continue

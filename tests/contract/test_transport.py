@@ -1,4 +1,4 @@
-"""What every `Transport` promises, asked of the real one (gRPC on loopback) and of its twins (memory, simulated network).
+"""What every `Transport` promises, asked of the real one (loopback; gRPC and direct lanes) and its twins (memory, simulated).
 
 In one sentence: frames arrive whole, in order and once, until the connection ends; and its end is told to each side
 exactly once, after which no frame arrives.
@@ -15,12 +15,12 @@ import pytest
 from kvstore.env import Accept, Connection, FrameHandler
 from kvstore.errors import ConfigError, InternalError, Unavailable, ValueTooLarge
 from kvstore.limits import CONNECTION_BACKLOG_BYTES_MAX, FRAME_SIZE_BYTES_MAX
-from tests.support.transports import GrpcWorld, MemoryWorld, Recorder, Side, SimWorld, World, echo
+from tests.support.transports import DirectWorld, GrpcWorld, MemoryWorld, Recorder, Side, SimWorld, World, echo
 
 MIB = 1024 * 1024
 
 
-@pytest.fixture(params=[GrpcWorld, MemoryWorld, SimWorld], ids=["grpc", "memory", "sim"])
+@pytest.fixture(params=[GrpcWorld, DirectWorld, MemoryWorld, SimWorld], ids=["grpc", "direct", "memory", "sim"])
 async def world(request: pytest.FixtureRequest) -> AsyncIterator[World]:
     """One implementation; whatever it leaves running is a failure of the test."""
     before = asyncio.all_tasks()

@@ -57,7 +57,7 @@ def test_a_fatal_mutant_is_killed_by_the_first_seed_and_a_harmless_one_survives(
         ("fatal", "killed", 0, 1, 10.0), ("rare", "killed", 2, 3, 30.0), ("harmless", "survived", None, 4, 40.0),
     ]  # fmt: skip
     assert report.results[0].killed_by == ("judge",)
-    assert (report.control.outcome, report.control.seeds) == ("survived", 4)
+    assert (report.controls[0].outcome, report.controls[0].seeds) == ("survived", 4)
     assert (report.killed, report.score, report.is_ok) == (2, 2 / 3, False)
     assert sorted(told) == ["(unchanged)", "fatal", "harmless", "rare"]
     assert list(base.parent.iterdir()) != [], "the base is left to whoever made it"
@@ -68,7 +68,7 @@ def test_all_killed_and_the_control_alive_is_the_only_success(base: Path) -> Non
     report = run_suite([_mutant("fatal", "False")], _options(3), base)
 
     assert report.is_ok
-    assert report.control.seeds == 1
+    assert report.controls[0].seeds == 1
 
 
 def test_a_harness_that_flags_the_product_itself_runs_no_mutant(base: Path) -> None:
@@ -77,7 +77,7 @@ def test_a_harness_that_flags_the_product_itself_runs_no_mutant(base: Path) -> N
 
     report = run_suite([_mutant("fatal", "False")], _options(3), base)
 
-    assert (report.control.outcome, report.results, report.is_ok) == ("killed", (), False)
+    assert (report.controls[0].outcome, report.results, report.is_ok) == ("killed", (), False)
 
 
 def test_the_control_must_pass_every_seed_that_a_mutant_took(base: Path) -> None:
@@ -86,7 +86,7 @@ def test_the_control_must_pass_every_seed_that_a_mutant_took(base: Path) -> None
 
     report = run_suite([_mutant("none", "bool(1)")], _options(5), base)
 
-    assert (report.control.outcome, report.control.seed, report.is_ok) == ("killed", 2, False)
+    assert (report.controls[0].outcome, report.controls[0].seed, report.is_ok) == ("killed", 2, False)
 
 
 def test_a_mutant_that_does_not_fit_or_does_not_run_is_broken(base: Path) -> None:
@@ -116,6 +116,20 @@ def test_the_bound_of_cpu_seconds_ends_a_mutant(base: Path) -> None:
     assert report.results[0].cpu_s > 0
 
 
+def test_a_mutant_that_wants_moves_gets_them_and_a_control_of_its_own(base: Path) -> None:
+    """Its seeds are other runs, so the product has to pass those, too."""
+    (base / "small/fake.py").write_text(FAKE.replace("promise(seed)", "(promise(seed) or '--moves' not in sys.argv)"))
+    moving = Mutant("m", "It is wrong.", "1", "lead", ("x",), (Edit("small/a.py", "True", "seed < 1"),), moves=True)
+    still = Mutant("s", "It is wrong.", "1", "lead", ("x",), (Edit("small/a.py", "True", "seed < 1"),))
+
+    report = run_suite([moving, still], _options(3), base)
+
+    assert [(r.outcome, r.seeds) for r in report.results] == [("killed", 2), ("survived", 3)]
+    assert [(r.mutant, r.outcome, r.seeds) for r in report.controls] == [
+        ("(unchanged)", "survived", 3), ("(unchanged, moves)", "survived", 2),
+    ]  # fmt: skip
+
+
 # --- the report ------------------------------------------------------------------------------------------------------
 
 
@@ -128,7 +142,7 @@ def test_the_report_adds_up_and_survives_json() -> None:
         result_of(mutant, [(0, passed)], 2.0),
         result_of(mutant, [], 0.0, "no longer applies"),
     )
-    report = SuiteReport(("python",), result_of(CONTROL, [(0, passed)], 2.0), results)
+    report = SuiteReport(("python",), (result_of(CONTROL, [(0, passed)], 2.0),), results)
 
     document = json.loads(json.dumps(report.as_json()))
 
@@ -144,7 +158,7 @@ def test_the_page_says_what_became_of_each_mutant_and_what_waits() -> None:
     killed = RunReport(Outcome.KILLED, ("dots",), "twice", 7.5)
     found, lost = _mutant("found", "False"), _mutant("lost", "a|b")
     results = (result_of(found, [(3, killed)], 4.2), result_of(lost, [(0, RunReport(Outcome.PASSED))], 2.0))
-    report = SuiteReport((), result_of(CONTROL, [(0, RunReport(Outcome.PASSED))], 2.0), results)
+    report = SuiteReport((), (result_of(CONTROL, [(0, RunReport(Outcome.PASSED))], 2.0),), results)
     waiting = Mutant("waits", "It waits.", "correctness 1", "stranger", ("x",), (), "Not | yet.")
 
     text = page(report.as_json(), [found, lost], [waiting])
@@ -159,7 +173,7 @@ def test_a_suite_without_mutants_is_no_success() -> None:
     """0 of 0 is not 100 %."""
     control = result_of(CONTROL, [(0, RunReport(Outcome.PASSED))], 1.0)
 
-    assert not SuiteReport((), control, ()).is_ok
+    assert not SuiteReport((), (control,), ()).is_ok
 
 
 def test_the_command_lists_and_refuses(capsys: pytest.CaptureFixture[str]) -> None:
@@ -187,7 +201,7 @@ def test_a_tree_imports_itself_and_not_the_checkout(tmp_path: Path) -> None:
 
     report = run_suite([], options, base)
 
-    assert report.control.outcome == "survived", report.control.detail
+    assert report.controls[0].outcome == "survived", report.controls[0].detail
 
 
 def _probe(directory: Path) -> Path:

@@ -11,7 +11,7 @@ from itertools import count
 import pytest
 
 from jepsen_lite.sim.buggify import FREQUENT_SHARE, Buggify
-from kvstore.chaos import CALM, FREQUENT, Chaos, Point, Probe
+from kvstore.chaos import CALM, FREQUENT, ON_REQUEST, Chaos, Point, Probe
 from kvstore.client.bucket import AsyncBucket
 from kvstore.client.client import AsyncClient
 from kvstore.env import Env
@@ -169,7 +169,7 @@ def test_every_point_fires_and_no_acknowledged_write_is_lost(monkeypatch: pytest
     fired: dict[str, int] = dict.fromkeys(map(str, Point), 0)
     acknowledged = seeds = 0
     while seeds < SEEDS_MIN or (seeds < SEEDS_MAX and not all(fired.values())):
-        chaos = Buggify(random.Random(seeds), p_active=0.5)
+        chaos = Buggify(random.Random(seeds), p_active=0.5, always=ON_REQUEST)
         told, _ = run(seeds, chaos, monkeypatch)
         seeds += 1
         acknowledged += len(told)
@@ -202,13 +202,14 @@ def test_a_run_repeats_exactly(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_points_are_drawn_independently_of_each_other() -> None:
     """Waking, asking or adding one changes nothing for the others: each has a draw and a stream of its own."""
     all_awake = Buggify(random.Random(5), p_active=1.0)
+    assert Buggify(random.Random(5), p_active=0.0, always=ON_REQUEST).awake == tuple(ON_REQUEST)
     one_awake = Buggify(random.Random(5), p_active=1.0, only=[Point.COMMIT_LATE])
     for _ in range(50):
         all_awake.fires(Point.GROUP_TINY)
 
     asked = [(all_awake.fires(Point.COMMIT_LATE), one_awake.fires(Point.COMMIT_LATE)) for _ in range(200)]
 
-    assert all_awake.awake == tuple(Point)
+    assert all_awake.awake == tuple(point for point in Point if point not in ON_REQUEST)
     assert one_awake.awake == (Point.COMMIT_LATE,)
     assert all(ours == theirs for ours, theirs in asked)
     assert any(ours for ours, _ in asked)

@@ -81,6 +81,17 @@ def test_each_share_is_absent_in_some_seeds_and_present_in_others(fault: str) ->
     assert SEEDS / 10 < present < 9 * SEEDS / 10
 
 
+def test_with_moves_every_seed_has_a_join_under_faults_and_lost_disks_take_their_place_again() -> None:
+    """Network, disk faults and clocks are those of the seed without moves."""
+    for seed in range(50):
+        plain, moves = Swarm.draw(seed), Swarm.draw_with_moves(seed)
+        assert moves == Swarm.draw_with_moves(seed)
+        assert moves.late_joins >= 1 and moves.is_late_under_faults
+        assert moves.process.replaced_share == 1.0 and moves.process.strikes_per_move > 0
+        assert (moves.network, moves.disk, moves.clock) == (plain.network, plain.disk, plain.clock)
+        assert not plain.has_moves
+
+
 def test_lines_say_everything_and_calm_if_nothing() -> None:
     """A line for the cluster and one for each part; what differs from calm is named with its value."""
     lines = Swarm().lines()

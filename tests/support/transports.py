@@ -1,4 +1,4 @@
-"""Handlers that record, and the worlds (gRPC, memory, simulated network) in which the transport contract must hold."""
+"""Handlers that record, and the worlds (gRPC, direct lanes, memory, simulation) in which the transport contract must hold."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ import grpc.aio
 
 from jepsen_lite.sim.network import SimNetwork
 from kvstore.env import Connection, FrameHandler, Transport
-from kvstore.transport.grpc_transport import METHOD_PATH, GrpcTransport
+from kvstore.transport.grpc_transport import LANE, METHOD_PATH, WANTS_LANE, GrpcTransport
+from kvstore.transport.lane import MAGIC, LaneOffer
 from kvstore.transport.memory import MemoryNetwork
 
 PATIENCE_S = 20.0
@@ -112,7 +113,7 @@ class GrpcWorld:
     address = "127.0.0.1:0"
 
     def __init__(self) -> None:
-        self.client = self.server = self.transport = GrpcTransport()
+        self.client = self.server = self.transport = GrpcTransport(has_lanes=False)
 
     def refusing_address(self) -> str:
         return "127.0.0.1:1"
@@ -158,10 +159,12 @@ async def raw_server(serve: Callable[[Any, Any], Any]) -> AsyncIterator[str]:
 
 
 @asynccontextmanager
-async def raw_exchange(address: str, options: list[tuple[str, int]] | None = None) -> AsyncIterator[Any]:
+async def raw_exchange(
+    address: str, options: list[tuple[str, int]] | None = None, metadata: Any = None
+) -> AsyncIterator[Any]:
     """An Exchange stream of a client that is not ours: bytes in, bytes out."""
     channel: Any = grpc.aio.insecure_channel(address, options=[("grpc.use_local_subchannel_pool", 1), *(options or [])])
-    call = channel.stream_stream(METHOD_PATH)()
+    call = channel.stream_stream(METHOD_PATH)(metadata=metadata)
     try:
         yield call
     finally:
@@ -184,6 +187,57 @@ class _StubbornGrpc:
     async def take(self, count: int) -> None:
         for _ in range(count):
             await self._call.read()
+        assert self._writing is not None
+        await self._writing
+
+
+class DirectWorld(GrpcWorld):
+    """Real sockets on 127.0.0.1, and direct lanes between those that met over gRPC."""
+
+    def __init__(self) -> None:
+        self.client = self.server = self.transport = GrpcTransport()
+
+    @asynccontextmanager
+    async def stubborn_peer(self, address: str) -> AsyncIterator[StubbornPeer]:
+        async with raw_lane(address) as (reader, writer):
+            yield _StubbornLane(reader, writer)
+
+
+async def lane_offer(address: str) -> LaneOffer:
+    """Ask a node where its lanes begin, as a client does."""
+    async with raw_exchange(address, metadata=WANTS_LANE) as call:
+        return LaneOffer.decode((await call.initial_metadata())[LANE])
+
+
+@asynccontextmanager
+async def raw_lane(address: str) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+    """A greeted lane of a client that is not ours: bytes in, bytes out."""
+    offer = await lane_offer(address)
+    reader, writer = await asyncio.open_connection("127.0.0.1", offer.port)
+    try:
+        writer.write(MAGIC + offer.key)
+        assert await reader.readexactly(len(MAGIC) + len(offer.key)) == MAGIC + offer.key
+        yield reader, writer
+    finally:
+        writer.transport.abort()
+
+
+class _StubbornLane:
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader, self._writer = reader, writer
+        self._writing: asyncio.Task[None] | None = None
+
+    async def flood(self, frames: list[bytes]) -> None:
+        async def write() -> None:
+            for frame in frames:
+                self._writer.write(len(frame).to_bytes(4, "big") + frame)
+                await self._writer.drain()
+
+        self._writing = asyncio.create_task(write())
+
+    async def take(self, count: int) -> None:
+        for _ in range(count):
+            await self._reader.readexactly(int.from_bytes(await self._reader.readexactly(4), "big"))
         assert self._writing is not None
         await self._writing
 

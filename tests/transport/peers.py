@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 from jepsen_lite.sim.loop import VirtualLoop
@@ -53,7 +53,7 @@ class ScriptedService:
         elif not self.is_mute:
             session.welcome(HELLO)
 
-    def handle(self, session: Session, requests: Iterator[Request]) -> None:
+    def handle(self, session: Session, requests: Sequence[Request]) -> None:
         for request in requests:
             if request[1] == Verb.PING:
                 session.reply(request[0], Status.OK, b"")

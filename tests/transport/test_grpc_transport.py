@@ -48,7 +48,7 @@ class Served:
 @pytest.fixture
 async def served(caplog: pytest.LogCaptureFixture) -> AsyncIterator[Served]:
     """Nothing a peer does may be logged as an error: a stranger at the port could fill the disk with tracebacks."""
-    transport, ends = GrpcTransport(), Side(echo)
+    transport, ends = GrpcTransport(has_lanes=False), Side(echo)
     listener = await transport.serve("127.0.0.1:0", ends)
     yield Served(transport, listener, ends)
     await transport.close()
@@ -141,7 +141,7 @@ async def test_connecting_to_a_grpc_server_without_frames_says_so() -> None:
     await server.start()
 
     with pytest.raises(Unavailable, match="UNIMPLEMENTED"):
-        await GrpcTransport().connect(address, Side(), timeout_s=5)
+        await GrpcTransport(has_lanes=False).connect(address, Side(), timeout_s=5)
 
     await server.stop(None)
 
@@ -225,7 +225,7 @@ class Proxy:
 
 async def test_both_sides_notice_that_the_network_is_dead() -> None:
     """No FIN, no RST, only silence: keepalive ends the connection on each side with an error."""
-    transport, ends, starts = GrpcTransport(SHORT_KEEPALIVE), Side(echo), Side()
+    transport, ends, starts = GrpcTransport(SHORT_KEEPALIVE, has_lanes=False), Side(echo), Side()
     listener = await transport.serve("127.0.0.1:0", ends)
     proxy = Proxy(listener.address)
     async with raw_server(proxy.serve) as address:
@@ -245,7 +245,7 @@ async def test_both_sides_notice_that_the_network_is_dead() -> None:
 
 async def test_an_idle_connection_is_kept_and_its_pings_are_not_punished() -> None:
     """gRPC servers send away clients that ping more than they expect; ours expects what ours sends."""
-    transport, ends, starts = GrpcTransport(SHORT_KEEPALIVE), Side(echo), Side()
+    transport, ends, starts = GrpcTransport(SHORT_KEEPALIVE, has_lanes=False), Side(echo), Side()
     listener = await transport.serve("127.0.0.1:0", ends)
     proxy = Proxy(listener.address)
     async with raw_server(proxy.serve) as address:
@@ -315,7 +315,7 @@ def test_a_loop_that_ends_in_the_middle_leaves_no_noise(
     import uvloop
 
     async def main() -> int:
-        transport, ends, starts = GrpcTransport(), Side(echo), Side()
+        transport, ends, starts = GrpcTransport(has_lanes=False), Side(echo), Side()
         listener = await transport.serve("127.0.0.1:0", ends)
         connection = await transport.connect(listener.address, starts, timeout_s=5)
         connection.send(b"ping")

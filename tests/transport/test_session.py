@@ -86,8 +86,8 @@ def test_an_admitted_peer_is_welcomed_and_answered() -> None:
 
     async def test(f: Fixture) -> None:
         f.greet()
-        f.receive([1, 0, *request(10, b"echo", b"one"), *request(11, b"error")])
         f.service.epoch = 4
+        f.receive([1, 0, *request(10, b"echo", b"one"), *request(11, b"error")])
         await asyncio.sleep(0.01)
 
         welcome, replies = f.connection.fields
