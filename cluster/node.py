@@ -196,7 +196,9 @@ class Node:
             planner=planner, reads=self.reads, mutations=mutations, store=self.store, counters=counters, chaos=chaos
         )
         administration = Administration(
-            source=Source(engine=self._env.engine, replica=self.replica, placement=self.placement, chaos=chaos),
+            source=Source(
+                engine=self._env.engine, replica=self.replica, placement=self.placement, is_alone=repair.is_alone, chaos=chaos,
+            ),
             keeper=self.keeper,
             changes=self.changes, peers=self.peers, tasks=self.tasks, status=self.status,
         )  # fmt: skip

@@ -27,6 +27,8 @@ __all__ = ["ReadRepair"]
 
 REPAIRS_IN_FLIGHT_MAX = 256
 REPAIR_TIMEOUT_S = 2.0
+ALONE_COUNT_MAX = 1_024
+"""Unreadable records that are remembered as held by nobody else; a heal that is asked for again finds out anew."""
 
 
 class ReadRepair:
@@ -38,6 +40,12 @@ class ReadRepair:
         self._replica: Replica | None = None
         self._in_flight = 0
         self._healing: set[StorageKey] = set()
+        self._alone: dict[StorageKey, None] = {}
+
+    def is_alone(self, key: StorageKey) -> bool:
+        """Whether, when every other owner was read last, none held anything of this unreadable record. Then it was never
+        acknowledged by a quorum, and there is nothing to wait for."""
+        return key in self._alone
 
     def attach(self, replica: Replica) -> None:
         """Give the replica whose records are repaired."""
@@ -78,6 +86,7 @@ class ReadRepair:
         if not everyone or any(not link.is_up for link in everyone) or self._chaos.fires(Point.HEAL_SKIPPED):
             return  # the next access of the key asks again
         self._healing.add(key)
+        self._alone.pop(key, None)
         self._loop.call_soon(self._heal, slot, key, everyone)
 
     def _heal(self, slot: Slot, key: StorageKey, everyone: tuple[Link, ...]) -> None:
@@ -92,6 +101,8 @@ class ReadRepair:
         self._healing.discard(operation.key)
         if not record:
             self._chaos.hit(Probe.HEAL_FOUND_NOTHING)
+            if len(self._alone) < ALONE_COUNT_MAX:
+                self._alone[operation.key] = None
             return  # nobody else holds it: keep the evidence, and keep saying that it is unreadable
         replica.stage_healed(slot.partition, operation.key, record, _applied)
         replica.store.commit_staged()

@@ -1,9 +1,10 @@
-"""jepsen-lite: run seeds of the simulated cluster, replay one, list what there is, run the mutation suite.
+"""jepsen-lite: run seeds of the simulated cluster, replay one, judge any history, list what there is, run the mutation suite.
 
     jepsen-lite run --seeds 0..1000 --twice        each seed in two processes with different PYTHONHASHSEED: equal hashes
     jepsen-lite run --seeds 0..1000 --moves        nodes join, and take the places of lost ones, during the faults of every run
     jepsen-lite replay --seed 7                    one seed, everything about it
-    jepsen-lite list                               workloads, faults, buggify points, probes
+    jepsen-lite check --model register FILE        a history of any system: check_command.py
+    jepsen-lite list                               workloads, models, faults, buggify points, probes
     jepsen-lite mutants                            the harness's own test
 
 Every run is a process of its own with a hash seed of its own, so nothing of one run can reach another. Exit code 1 if any run
@@ -24,6 +25,9 @@ from typing import Any, NamedTuple
 
 import click
 
+from jepsen_lite.check_command import check, write_history
+from jepsen_lite.history import History
+from jepsen_lite.judged import MODELS
 from jepsen_lite.workloads.catalogue import DEFAULT_NAME, WORKLOADS
 
 __all__ = ["main"]
@@ -39,6 +43,9 @@ TWICE_AT_A_TIME = 40
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 def main() -> None:
     """Break a simulated kvstore cluster, and judge what it promised."""
+
+
+main.add_command(check)
 
 
 def _seeds(_context: click.Context, _parameter: click.Parameter, text: str) -> range:
@@ -107,9 +114,15 @@ def run(
 @_duration
 @_moves
 @click.option("--json", "as_json", is_flag=True, help="One line of JSON.")
-def replay(seed: int, workload: str, duration_s: float, moves: bool, as_json: bool) -> None:
+@click.option("--history", "history_file", help="Write what clients did there, for `check`; see docs/histories.md.")
+def replay(
+    seed: int, workload: str, duration_s: float, moves: bool, as_json: bool, history_file: str | None
+) -> None:  # fmt: skip
     """Run one seed here, and show everything about it."""
-    report = _run_one(Job(seed, workload, duration_s, moves))
+    history = None if history_file is None else History()
+    report = _run_one(Job(seed, workload, duration_s, moves), history)
+    if history is not None and history_file is not None:
+        write_history(history, history_file)
     if as_json:
         click.echo(json.dumps(report))
     else:
@@ -122,12 +135,14 @@ def replay(seed: int, workload: str, duration_s: float, moves: bool, as_json: bo
 
 @main.command("list")
 def list_() -> None:
-    """List workloads, faults, buggify points and probes."""
+    """List workloads, models of `check`, faults, buggify points and probes."""
     from jepsen_lite.sim.nemesis import fault_names
     from kvstore.chaos import Point, Probe
 
     for name, says in WORKLOADS:
         click.echo(f"workload  {name:<10} {says}")
+    for name, says in MODELS:
+        click.echo(f"model     {name:<20} {says}")
     for title, names in (("fault", fault_names()), ("point", list(Point)), ("probe", list(Probe))):
         for name in names:
             click.echo(f"{title:<9} {name}")
@@ -175,12 +190,12 @@ def _pool(processes: int, hash_seed: str) -> ProcessPoolExecutor:
     return ProcessPoolExecutor(processes, mp_context=get_context("spawn"), max_tasks_per_child=1)
 
 
-def _run_one(job: Job) -> dict[str, Any]:
+def _run_one(job: Job, history: History | None = None) -> dict[str, Any]:
     from jepsen_lite.run import RunOptions, run_seed
 
     logging.disable(logging.CRITICAL)
     options = RunOptions(workload=job.workload, duration_s=job.duration_s, has_moves=job.moves)
-    return run_seed(job.seed, options).as_dict()
+    return (run_seed(job.seed, options) if history is None else run_seed(job.seed, options, history=history)).as_dict()
 
 
 # --- showing --------------------------------------------------------------------------------------------------------------

@@ -110,6 +110,8 @@ class Op:
     """Invoked writes: as given. Completed reads and writes: as returned."""
     r: int | None = None
     """Reads: how many replicas were asked to answer."""
+    w: int | None = None
+    """Writes: how many replicas had to acknowledge, if the client said so."""
     replied: int | None = None
     """Completed operations: how many replicas answered, or acknowledged."""
     attempts: int | None = None
@@ -239,12 +241,13 @@ class History:
     def invoke(
         self, process: int, f: F, key: str, *, time_ns: int, kind: Kind = Kind.REGISTER, value: str | None = None,
         shown: Iterable[str] = (), context_kind: ContextKind = ContextKind.BLIND, context: bytes | None = None,
-        r: int | None = None, operation_id: str | None = None, replica: str | None = None, session: int | None = None,
+        r: int | None = None, w: int | None = None, operation_id: str | None = None, replica: str | None = None,
+        session: int | None = None,
     ) -> Op:  # fmt: skip
         """Add an operation that is about to be sent; pass what it returns to `complete`."""
         return self.append(Op(
             index=len(self.ops), process=process, type=OpType.INVOKE, f=f, key=key, time_ns=time_ns, kind=kind, value=value,
-            shown=tuple(shown), context_kind=context_kind, context=context, r=r, operation_id=operation_id, replica=replica,
+            shown=tuple(shown), context_kind=context_kind, context=context, r=r, w=w, operation_id=operation_id, replica=replica,
             session=session,
         ))  # fmt: skip
 

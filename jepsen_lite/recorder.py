@@ -221,7 +221,7 @@ class Recorder:
         timeout_s: float | None, call: Callable[[], Awaitable[PutResult]],
     ) -> OpType:  # fmt: skip
         op = self._invoke(
-            f, target, value=value, shown=given.shown, context_kind=given.kind, context=given.recorded,
+            f, target, value=value, shown=given.shown, context_kind=given.kind, context=given.recorded, w=counts.w,
         )  # fmt: skip
         retries = self.board.retries_worked
         retries_before = retries() if retries is not None else 0

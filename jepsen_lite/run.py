@@ -94,10 +94,13 @@ def replay_line(seed: int, options: RunOptions) -> str:
     return f"jepsen-lite replay --seed {seed}{more}"
 
 
-def run_seed(seed: int, options: RunOptions | None = None) -> Report:
-    """Run one seed and judge it. A run that fails by itself (an assertion, a deadlock, an unseen failure) is a bad run."""
+def run_seed(seed: int, options: RunOptions | None = None, *, history: History | None = None) -> Report:
+    """Run one seed and judge it. A run that fails by itself (an assertion, a deadlock, an unseen failure) is a bad run.
+
+    `history`, if given, is an empty one, which it fills.
+    """
     options = options or RunOptions()
-    run = _Run(seed, options)
+    run = _Run(seed, options, History() if history is None else history)
     started_s = time.process_time()
     try:
         report = run.world.run(run.main(), until_s=options.duration_s * (2 + MORE_MAX) + UNTIL_S_MORE)
@@ -111,10 +114,10 @@ def run_seed(seed: int, options: RunOptions | None = None) -> Report:
 class _Run:
     """One run from start to verdict."""
 
-    def __init__(self, seed: int, options: RunOptions) -> None:
+    def __init__(self, seed: int, options: RunOptions, history: History) -> None:
         self.options = options
         self.world = World(seed, options.swarm or (Swarm.draw_with_moves(seed) if options.has_moves else None))
-        self.history, self.board = History(), Board()
+        self.history, self.board = history, Board()
         durable = DurableJudge(
             self.world.witness, partial(copies, self.world), lambda key: key in self.world.atlas.ever_damaged
         )

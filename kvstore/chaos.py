@@ -162,6 +162,7 @@ class Probe(StrEnum):
     REPAIR_RACED_A_DELETE = auto()
     RECORD_HEALED = auto()
     HEAL_FOUND_NOTHING = auto()
+    UNREADABLE_LEFT_OUT = auto()
     HEAL_FAILED = auto()
     # Replicas.
     MERGED_AS_NEWS = auto()

@@ -42,6 +42,7 @@ ADAPTERS = (
     "cluster/real.py",
     "cluster/cli",
     "jepsen_lite/cli.py",
+    "jepsen_lite/check_command.py",
     "jepsen_lite/mutants",
 )
 METERS = ("jepsen_lite/run.py",)

@@ -14,6 +14,7 @@ from click.testing import CliRunner, Result
 
 import jepsen_lite.cli as cli
 import jepsen_lite.run
+from jepsen_lite.judged import MODELS
 from jepsen_lite.run import Report, RunOptions, run_seed
 from jepsen_lite.sim.nemesis import fault_names
 from jepsen_lite.workloads.catalogue import WORKLOADS
@@ -184,6 +185,7 @@ def test_list_names_all_workloads_faults_points_and_probes() -> None:
     named = [tuple(line.split()[:2]) for line in told.output.splitlines()]
     assert named == [
         *(("workload", name) for name, _ in WORKLOADS),
+        *(("model", name) for name, _ in MODELS),
         *(("fault", name) for name in fault_names()),
         *(("point", str(point)) for point in Point),
         *(("probe", str(probe)) for probe in Probe),

@@ -9,7 +9,8 @@ nor anything whose client had seen it, directly or not; values that a delete may
 replicas after the run are left out. Registers only: in lww the value that is missed may rightly have lost.
 
 Figures: reads, stale reads and their share; k (how many acknowledged values one read misses) p50 of the stale ones and max; and
-the curve P(the newest acknowledged value is missed | time since its acknowledgement), which is what Bailis et al. draw.
+the curve P(the newest acknowledged value is missed | time since its acknowledgement), which is what Bailis et al. draw:
+of all reads together, and for each (R of the read, W of that newest value's put); None is the default of the store.
 
 Source: Bailis et al., "Probabilistically Bounded Staleness", VLDB 2012; `reliability` 3.12.
 Complexity: O((reads + puts) · n/64) words for n puts to one key.
@@ -25,7 +26,7 @@ from jepsen_lite.checkers.stories import Ancestry, Story, stories
 from jepsen_lite.checkers.verdict import percentile
 from jepsen_lite.history import F, History, Kind, Pair
 
-__all__ = ["AGES_MS", "Staleness", "measure_staleness"]
+__all__ = ["AGES_MS", "Staleness", "curves", "measure_staleness"]
 
 AGES_MS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000, 2_000, 5_000)
 """Upper ends of the ages at which the curve is drawn; older reads fall into one more class."""
@@ -40,6 +41,8 @@ class Staleness:
     stale: int = 0
     missed: list[int] = field(default_factory=list)
     """For each stale read, how many acknowledged values it misses."""
+    by_counts: dict[tuple[int | None, int | None], Staleness] = field(default_factory=dict)
+    """The same for each (R, W): of the reads with this R whose newest acknowledged value was put with this W."""
     by_age: list[tuple[int, int]] = field(default_factory=lambda: [(0, 0)] * (len(AGES_MS) + 1))
     """For each class of AGES_MS and one more: (reads, of these without the newest acknowledged value)."""
 
@@ -48,16 +51,19 @@ class Staleness:
         """P(stale)."""
         return self.stale / self.reads if self.reads else 0.0
 
-    def figures(self) -> dict[str, float]:
-        """Return the figures of the module docstring, the curve as `p_missed_to_10_ms` and so on where there were reads."""
-        curve = {
+    def curve(self) -> dict[str, float]:
+        """Return the curve as `p_missed_to_10_ms` and so on, where there were reads."""
+        return {
             f"p_missed_to_{age}_ms": missed / reads
             for age, (reads, missed) in zip(AGES_MS, self.by_age, strict=False)
             if reads
         }
+
+    def figures(self) -> dict[str, float]:
+        """Return the figures of the module docstring."""
         return {
             "reads": self.reads, "stale": self.stale, "p_stale": self.share,
-            "k_p50": percentile(self.missed, 0.5), "k_max": max(self.missed, default=0), **curve,
+            "k_p50": percentile(self.missed, 0.5), "k_max": max(self.missed, default=0), **self.curve(),
         }  # fmt: skip
 
 
@@ -81,11 +87,14 @@ def _measure(story: Story, found: Staleness) -> None:
         if newest is None:
             continue
         missed = known & ~ancestry.seen(read.values) & ~deleted.before(read.completion.index)[0]
-        found.reads += 1
-        if missed:
-            found.stale += 1
-            found.missed.append(missed.bit_count())
-        _count_age(found, read, newest, is_missed=bool(missed & ancestry.bits[newest.invocation.value or ""]))
+        is_newest_missed = bool(missed & ancestry.bits[newest.invocation.value or ""])
+        counts = read.invocation.r, newest.invocation.w
+        for each in (found, found.by_counts.setdefault(counts, Staleness())):
+            each.reads += 1
+            if missed:
+                each.stale += 1
+                each.missed.append(missed.bit_count())
+            _count_age(each, read, newest, is_missed=is_newest_missed)
 
 
 def _count_age(found: Staleness, read: Pair, newest: Pair, *, is_missed: bool) -> None:
@@ -117,3 +126,16 @@ def _running(steps: list[tuple[int, int, Pair]]) -> _Running:
         joined |= step
         members.append(joined)
     return _Running([step[0] for step in steps], members, [step[2] for step in steps])
+
+
+def curves(found: Staleness) -> str:
+    """Return a table: a line for each (R, W), with how many reads it had and the share that missed the newest value by age."""
+    head = "".join(
+        f"{f'≤{age}' if at < len(AGES_MS) else f'>{age}':>7}" for at, age in enumerate([*AGES_MS, AGES_MS[-1]])
+    )
+    lines = [f"{'R':>7} {'W':>7} {'reads':>7} {'P(stale)':>9}{head}  ms"]
+    for (r, w), of in sorted(found.by_counts.items(), key=lambda item: [-1 if n is None else n for n in item[0]]):
+        shares = "".join(f"{missed / reads:>7.3f}" if reads else f"{'–':>7}" for reads, missed in of.by_age)
+        names = ["default" if n is None else str(n) for n in (r, w)]
+        lines.append(f"{names[0]:>7} {names[1]:>7} {of.reads:>7} {of.share:>9.3f}{shares}")
+    return "\n".join(lines)

@@ -10,10 +10,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Protocol
 
-from jepsen_lite.history import History
+__all__ = ["Broken", "Listed", "Outcome", "Verdict", "Violation", "percentile"]
 
-__all__ = ["Broken", "Outcome", "Verdict", "Violation", "percentile"]
+
+class Listed(Protocol):
+    """A history, as far as evidence needs it: its operations by index, each of which can be printed."""
+
+    @property
+    def ops(self) -> Sequence[object]: ...
 
 
 class Broken(StrEnum):
@@ -69,6 +75,20 @@ class Broken(StrEnum):
     """A node whose history may be missing goes on with the same actor."""
     LEFT_WAITING = "left_waiting"
     """Something that a node began is still under way long after everybody went home."""
+    NOT_LINEARIZABLE = "not_linearizable"
+    """No order of the operations, each between its call and its return, gives the answers that were given."""
+    READ_YOUR_WRITES = "read_your_writes"
+    """A read does not show, and nothing it shows replaced, what its own session had written."""
+    MONOTONIC_READS = "monotonic_reads"
+    """A read has not seen what an earlier read of its session had seen."""
+    MONOTONIC_WRITES = "monotonic_writes"
+    """A read has seen a write, and not an earlier one of the same session."""
+    WRITES_FOLLOW_READS = "writes_follow_reads"
+    """A read has seen a write, and not what the writer's session had read before."""
+    LOST_INCREMENT = "lost_increment"
+    """A counter is below everything that was acknowledged."""
+    COUNTED_TWICE = "counted_twice"
+    """A counter is above everything that anybody may have added, or at a sum of none of it."""
 
 
 class Outcome(StrEnum):
@@ -91,7 +111,7 @@ class Violation:
     def __str__(self) -> str:
         return f"{self.broken}: {self.key}: {self.message}"
 
-    def explain(self, history: History) -> str:
+    def explain(self, history: Listed) -> str:
         """Return the violation with the operations that prove it, one a line."""
         return "\n".join([str(self), *(f"    {history.ops[index]}" for index in sorted(set(self.evidence)))])
 
@@ -117,7 +137,7 @@ class Verdict:
         """Whether everything was judged and every promise was kept."""
         return self.outcome is Outcome.OK
 
-    def explain(self, history: History) -> str:
+    def explain(self, history: Listed) -> str:
         """Return the verdict for people: a line, then each violation with its evidence."""
         lines = [f"{self.checker}: {self.outcome}"]
         lines += [violation.explain(history) for violation in self.violations]

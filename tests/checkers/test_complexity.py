@@ -19,6 +19,7 @@ from jepsen_lite.checkers.dot_causality import Joined, Observed, check_dot_causa
 from jepsen_lite.checkers.dots import Binding, Dot, DotWitness
 from jepsen_lite.checkers.lww import check_lww
 from jepsen_lite.checkers.resurrection import check_resurrection
+from jepsen_lite.checkers.session_guarantees import check_session_guarantees
 from jepsen_lite.checkers.set_full import check_set_full
 from jepsen_lite.checkers.siblings import check_siblings
 from jepsen_lite.checkers.staleness import measure_staleness
@@ -107,6 +108,7 @@ def _cpu_s(judge: Callable[[], object]) -> float:
 CHECKS: dict[str, Callable[[History], Verdict]] = {
     "causality": check_causality,
     "phantoms": check_phantoms,
+    "session_guarantees": check_session_guarantees,
     "resurrection": lambda history: check_resurrection(history, converged_at_ns=0, written_twice=()),
     "siblings": lambda history: check_siblings(history, written_twice=()),
     "dot_causality": lambda history: check_dot_causality(history, _dots(history)),

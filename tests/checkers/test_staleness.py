@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from jepsen_lite.checkers.staleness import measure_staleness
+from jepsen_lite.checkers.staleness import curves, measure_staleness
+from jepsen_lite.history import F, History, OpType
 from tests.checkers.scripts import tell
 
 READS = [
@@ -51,3 +52,24 @@ def test_the_curve_gives_the_share_of_reads_without_the_newest_value_by_its_age(
 def test_nothing_read_is_nothing_measured() -> None:
     """The empty history divides by nothing."""
     assert measure_staleness(tell("")).figures()["p_stale"] == 0.0
+
+
+def test_each_r_and_w_has_a_curve_of_its_own() -> None:
+    """R is the read's, W that of the newest acknowledged put; all together is the sum."""
+    history = History()
+    for w, values, r in ((1, [], 1), (1, ["v0"], 2), (3, ["v2"], 1), (None, ["v3"], None)):
+        put = history.invoke(0, F.PUT, f"k{len(history)}", time_ns=0, value=f"v{len(history)}", w=w)
+        history.complete(put, OpType.OK, time_ns=0)
+        get = history.invoke(0, F.GET, put.key, time_ns=0, r=r)
+        history.complete(get, OpType.OK, time_ns=0, values=[put.value or ""] if values else [])
+
+    found = measure_staleness(history)
+
+    assert {counts: (of.reads, of.stale) for counts, of in found.by_counts.items()} == {
+        (1, 1): (1, 1), (2, 1): (1, 0), (1, 3): (1, 0), (None, None): (1, 0),
+    }  # fmt: skip
+    assert (found.reads, found.stale) == (4, 1)
+    assert curves(found).splitlines()[1:3] == [
+        "default default       1     0.000  0.000" + "      –" * 12,
+        "      1       1       1     1.000  1.000" + "      –" * 12,
+    ]
