@@ -178,9 +178,12 @@ class Nemesis:
         return world.is_settled() and not (world.swarm.has_moves and name == world.hosts[0].name)
 
     def _counts(self, name: str, key: bytes) -> bool:
-        """Whether a host's copy may be the one that is left: a joiner may be dropped with its copies, and who leaves will be."""
+        """Whether a host's copy may be the one that is left: a joiner may be dropped with its copies, and who leaves will be.
+
+        One whose join was cancelled is no owner either, though nothing is under way any more and it still has its copies.
+        """
         world = self._world
-        if not world.swarm.has_moves or world.moves.current is None:  # without: old seeds stay what they were
+        if not world.swarm.has_moves:  # old seeds stay what they were
             return True
         return any(
             host.name == name and world.moves.is_owner((host.disk.meta(META_NODE_ID) or b""), key)
