@@ -16,7 +16,7 @@ OPTIONS = RunOptions(workload="sessions", duration_s=25.0, operations_min=300)
 def test_a_run_of_sessions_keeps_its_promises_and_had_something_to_judge() -> None:
     """Sessions are of several processes, and most reads had a history to cover."""
     history = History()
-    report = run_seed(0, OPTIONS, history)
+    report = run_seed(0, OPTIONS, history=history)
 
     assert report.violations == []
     assert report.figures["sessions.asking"] > 50
