@@ -206,6 +206,7 @@ class World:
         """Start the node of a host on the disk it has. False: it died meanwhile, or will not start (`refusal` says why)."""
         assert host.process is None, f"{host.name} is running"
         host.starts += 1
+        host.refusal = ""  # who dies in this start was not refused, though an earlier one may have been
         try:
             inner = host.disk.open(boot_id=f"{host.name} boot {host.boots}")
         except KVStoreError as error:
