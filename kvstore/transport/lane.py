@@ -66,18 +66,25 @@ async def open_lane(host: str, offer: LaneOffer, peer: str, accept: Accept) -> L
     """Connect within LANE_S_MAX or raise `Unavailable`; nothing is left behind then."""
     loop = asyncio.get_running_loop()
     greeting: asyncio.Future[LaneConnection] = loop.create_future()
-    transport: asyncio.BaseTransport | None = None
+    greeters: list[_Greeter] = []
+
+    def greeter() -> _Greeter:
+        greeters.append(_Greeter(offer.key, greeting, peer, accept))
+        return greeters[-1]
+
+    is_open = False
     try:
         async with asyncio.timeout(LANE_S_MAX):
-            transport, _ = await loop.create_connection(
-                lambda: _Greeter(offer.key, greeting, peer, accept), host, offer.port
-            )
-            return await greeting
+            await loop.create_connection(greeter, host, offer.port)
+            connection = await greeting
+        is_open = True
+        return connection
     except (OSError, TimeoutError) as problem:
         raise Unavailable(f"no lane to {peer}: {problem or 'no answer'}") from None
     finally:
-        if transport is not None and (not greeting.done() or greeting.cancelled() or greeting.exception() is not None):
-            cast(asyncio.Transport, transport).abort()
+        for each in greeters:
+            if not is_open and each.transport is not None:
+                each.transport.abort()
 
 
 class _Greeting(asyncio.Protocol):
@@ -125,9 +132,14 @@ class _Greeter(_Greeting):
             transport.abort()
             return
         connection = LaneConnection(transport, self._peer, is_accepted=False)
+        try:
+            handler = self._accept(connection)
+        except Exception as bug:  # the task boundary: whoever connects gets it
+            self._done.set_exception(bug)
+            return
         transport.set_protocol(connection)
         self._done.set_result(connection)
-        connection.start(self._accept(connection), rest)
+        connection.start(handler, rest)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Refused, or not a lane."""

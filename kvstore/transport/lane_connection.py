@@ -80,6 +80,8 @@ class LaneConnection(asyncio.Protocol):
 
     def _write(self) -> None:
         self._is_planned = False
+        if self.is_closed:
+            return
         outgoing = self._outgoing
         while outgoing and not self._is_full:
             pieces, size = [], 0
@@ -108,10 +110,12 @@ class LaneConnection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Hand over the frames that are whole now."""
+        if self.is_closed:
+            return
         if self._arrived or self._is_holding:
             self._arrived += data
             self._deliver()
-        elif not self.is_closed:
+        else:
             taken = self._take(data)
             if taken < len(data):
                 self._arrived += data[taken:]

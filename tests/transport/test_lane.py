@@ -128,6 +128,36 @@ def test_an_offer_survives_its_encoding() -> None:
     assert LaneOffer.decode(offer.encode()) == offer
 
 
+async def test_an_accept_that_raises_is_the_callers_to_see(served: Served) -> None:
+    """And nothing of the lane is left, here or there."""
+
+    def stumble(connection: Connection) -> Any:
+        raise ZeroDivisionError("a bug in accept")
+
+    with pytest.raises(ZeroDivisionError):
+        await served.transport.connect(served.listener.address, stumble, timeout_s=5)
+    assert isinstance(await (await served.ends.recorder(0)).until_closed(), ConnectionResetError)
+    assert served.transport._lanes == {}
+
+
+async def test_a_connect_that_is_cancelled_while_the_lane_opens_leaves_nothing(served: Served) -> None:
+    """At every step of it, the last one too, when the lane is open already and nobody takes it."""
+    for steps in range(1, 60):
+        connecting = asyncio.create_task(served.transport.connect(served.listener.address, Side(), timeout_s=5))
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        if connecting.done():
+            (await connecting).close()
+            continue
+        connecting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await connecting
+    await served.transport.close()
+    for recorder in served.ends.recorders:
+        await recorder.until_closed()
+    assert served.transport._lanes == {}
+
+
 # Strangers at the port
 
 
