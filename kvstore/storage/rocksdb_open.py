@@ -39,6 +39,9 @@ class EngineOptions:
     """Log that may have to be replayed at open: about 1 s."""
     bloom_bits_per_key: int = 10
     """1 % of the gets of absent keys read a block; 1.25 MB per million keys."""
+    memtable_bloom_share: float = 0.02
+    """Of a memtable's bytes, for a filter of its keys: a get of an absent key takes 1.4 us instead of 3.5 to 5.8, and every first
+    write of a key makes one at each of its owners."""
     background_jobs: int = 2
     low_space_bytes: int | None = None
     """Watermark below which client data is refused; None is 5 % of the file system within 16 to 256 MiB."""
@@ -83,6 +86,8 @@ def _family_options(options: EngineOptions, cache: Cache) -> Options:
     made.set_block_based_table_factory(table)
     made.set_compression_type(DBCompressionType.lz4())
     made.set_write_buffer_size(options.write_buffer_bytes)
+    made.set_memtable_whole_key_filtering(True)
+    made.set_memtable_prefix_bloom_ratio(options.memtable_bloom_share)
     made.set_max_write_buffer_number(3)
     made.set_db_write_buffer_size(options.write_buffers_bytes_max)
     made.set_max_total_wal_size(options.log_bytes_max)
