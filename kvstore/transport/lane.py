@@ -67,17 +67,26 @@ async def open_lane(host: str, offer: LaneOffer, peer: str, accept: Accept) -> L
     loop = asyncio.get_running_loop()
     greeting: asyncio.Future[LaneConnection] = loop.create_future()
     transport: asyncio.BaseTransport | None = None
+    opened: LaneConnection | None = None
     try:
         async with asyncio.timeout(LANE_S_MAX):
             transport, _ = await loop.create_connection(
                 lambda: _Greeter(offer.key, greeting, peer, accept), host, offer.port
             )
-            return await greeting
+            opened = await greeting
     except (OSError, TimeoutError) as problem:
-        raise Unavailable(f"no lane to {peer}: {problem or 'no answer'}") from None
+        opened = _maybe_result(greeting)  # after a stall of this loop, answer and timeout come in the same turn
+        if opened is None:
+            raise Unavailable(f"no lane to {peer}: {problem or 'no answer'}") from None
     finally:
-        if transport is not None and (not greeting.done() or greeting.cancelled() or greeting.exception() is not None):
+        if opened is None and transport is not None:
             cast(asyncio.Transport, transport).abort()
+    return opened
+
+
+def _maybe_result(greeting: asyncio.Future[LaneConnection]) -> LaneConnection | None:
+    is_greeted = greeting.done() and not greeting.cancelled() and greeting.exception() is None
+    return greeting.result() if is_greeted else None
 
 
 class _Greeting(asyncio.Protocol):
@@ -126,8 +135,14 @@ class _Greeter(_Greeting):
             return
         connection = LaneConnection(transport, self._peer, is_accepted=False)
         transport.set_protocol(connection)
+        try:
+            handler = self._accept(connection)
+        except Exception as bug:  # it belongs to whoever connects, as over gRPC
+            connection.close(ConnectionAbortedError("there is no handler"))
+            self._done.set_exception(bug)
+            return
         self._done.set_result(connection)
-        connection.start(self._accept(connection), rest)
+        connection.start(handler, rest)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Refused, or not a lane."""
@@ -201,7 +216,8 @@ class LaneListener:
     def knocked(self, doorman: _Doorman) -> None:
         """Somebody connected who has not said anything yet."""
         self._doormen[doorman] = None
-        if self.connections_count + self._others_count() > CONNECTIONS_COUNT_MAX:
+        # The loop may have accepted before `close` and tell only now.
+        if self.offer is None or self.connections_count + self._others_count() > CONNECTIONS_COUNT_MAX:
             doorman._too_late()
 
     def left(self, doorman: _Doorman) -> None:
@@ -224,7 +240,10 @@ class LaneListener:
 
 
 def _peer_of(transport: asyncio.Transport) -> str:
-    host, port = transport.get_extra_info("peername")[:2]
+    name = transport.get_extra_info("peername")
+    if name is None:  # it left before uvloop asked for its name; what it sent is there all the same
+        return "a peer that has left"
+    host, port = name[:2]
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
