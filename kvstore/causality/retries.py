@@ -9,8 +9,17 @@ the other dot holds is that value, not another one, and it does not come back wh
 A state has *replaced* an operation if it covers a dot of it and, were that not so, would hold something else than it does:
 
     holds no dot of it                                 it would hold one
-    holds a larger dot than the covered one            it would hold the smaller one
     holds one, and never heard of the covered one      only a context told it of that dot, and who had the context had seen it
+
+The second only if the covered dot is newer than every one that the state knows. A newer one may have covered it by its own
+context: somebody in doubt read, was shown an attempt, and repeated the operation with that context where nobody had heard of
+it. Nobody has replaced it then, and the state is the same to the byte as if somebody had and the repetition had come later. Nor
+does a larger dot than one that was heard of prove anything: a still smaller one may have stood for both until the operation's
+own context covered it. A sibling too many can be resolved, a write that is gone can not.
+(A put is later than all that the read of its context showed.)
+
+This is a second net: whoever repeats an operation repeats its context too (docs/other_languages.md). Of three attempts with
+different contexts, two may each cover the dot that stands for the other, and `sync` drops both.
 
 "Never heard" is certain only of an operation that the state would remember if it had: it remembers the newest
 OPERATIONS_KEPT_MAX. Nothing is dropped on less; so after as many newer operations a replaced value may be back as a sibling.
@@ -57,16 +66,17 @@ def without_replaced(kept: list[Sibling], operations: Sequence[Operation], *stat
 
 
 def _has_replaced(state: DVVSet, operation: Operation) -> bool:
-    _, operation_id, _, actor, counter = operation
+    hlc, operation_id, _, actor, counter = operation
     if state.vector.get(actor, 0) < counter:
         return False
-    held = [(s.actor, s.counter) for s in state.siblings if s.operation_id == operation_id]
-    if not held or (actor, counter) in held:
-        return not held
-    return (actor, counter) < held[0] or _never_heard_of(state, operation)
+    held = [s for s in state.siblings if s.operation_id == operation_id]
+    if not held:
+        return True
+    times = [s.hlc for s in held] + [o.hlc for o in state.operations if o.operation_id == operation_id]
+    return max(times) < hlc and _remembers(state, operation)
 
 
-def _never_heard_of(state: DVVSet, operation: Operation) -> bool:
-    """Whether the state would remember the operation's dot if any replica in its past had held it."""
+def _remembers(state: DVVSet, operation: Operation) -> bool:
+    """Whether the state would remember this dot and every newer one, if any replica in its past had held them."""
     known = state.operations
-    return operation not in known and (len(known) < OPERATIONS_KEPT_MAX or known[0] < operation)
+    return len(known) < OPERATIONS_KEPT_MAX or known[0] <= operation

@@ -67,24 +67,30 @@ async def open_lane(host: str, offer: LaneOffer, peer: str, accept: Accept) -> L
     loop = asyncio.get_running_loop()
     greeting: asyncio.Future[LaneConnection] = loop.create_future()
     greeters: list[_Greeter] = []
+    opened: LaneConnection | None = None
 
     def greeter() -> _Greeter:
         greeters.append(_Greeter(offer.key, greeting, peer, accept))
         return greeters[-1]
 
-    is_open = False
     try:
         async with asyncio.timeout(LANE_S_MAX):
             await loop.create_connection(greeter, host, offer.port)
-            connection = await greeting
-        is_open = True
-        return connection
+            opened = await greeting
     except (OSError, TimeoutError) as problem:
-        raise Unavailable(f"no lane to {peer}: {problem or 'no answer'}") from None
+        opened = _maybe_result(greeting)  # after a stall of this loop, answer and timeout come in the same turn
+        if opened is None:
+            raise Unavailable(f"no lane to {peer}: {problem or 'no answer'}") from None
     finally:
         for each in greeters:
-            if not is_open and each.transport is not None:
+            if opened is None and each.transport is not None:
                 each.transport.abort()
+    return opened
+
+
+def _maybe_result(greeting: asyncio.Future[LaneConnection]) -> LaneConnection | None:
+    is_greeted = greeting.done() and not greeting.cancelled() and greeting.exception() is None
+    return greeting.result() if is_greeted else None
 
 
 class _Greeting(asyncio.Protocol):
@@ -132,12 +138,13 @@ class _Greeter(_Greeting):
             transport.abort()
             return
         connection = LaneConnection(transport, self._peer, is_accepted=False)
+        transport.set_protocol(connection)
         try:
             handler = self._accept(connection)
-        except Exception as bug:  # the task boundary: whoever connects gets it
+        except Exception as bug:  # the task boundary: it belongs to whoever connects, as over gRPC
+            connection.close(ConnectionAbortedError("there is no handler"))
             self._done.set_exception(bug)
             return
-        transport.set_protocol(connection)
         self._done.set_result(connection)
         connection.start(handler, rest)
 
@@ -213,7 +220,8 @@ class LaneListener:
     def knocked(self, doorman: _Doorman) -> None:
         """Somebody connected who has not said anything yet."""
         self._doormen[doorman] = None
-        if self.connections_count + self._others_count() > CONNECTIONS_COUNT_MAX:
+        # The loop may have accepted before `close` and tell only now.
+        if self.offer is None or self.connections_count + self._others_count() > CONNECTIONS_COUNT_MAX:
             doorman._too_late()
 
     def left(self, doorman: _Doorman) -> None:
@@ -236,7 +244,10 @@ class LaneListener:
 
 
 def _peer_of(transport: asyncio.Transport) -> str:
-    host, port = transport.get_extra_info("peername")[:2]
+    name = transport.get_extra_info("peername")
+    if name is None:  # it left before uvloop asked for its name; what it sent is there all the same
+        return "a peer that has left"
+    host, port = name[:2]
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 

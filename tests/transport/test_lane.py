@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import random
+import socket
+import struct
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
+import uvloop
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -17,7 +21,7 @@ from kvstore.limits import FRAME_SIZE_BYTES_MAX
 from kvstore.transport import grpc_transport, lane, lane_connection
 from kvstore.transport.grpc_connection import GrpcConnection
 from kvstore.transport.grpc_transport import GrpcListener, GrpcTransport
-from kvstore.transport.lane import KEY_SIZE_BYTES, MAGIC, LaneOffer
+from kvstore.transport.lane import KEY_SIZE_BYTES, MAGIC, LaneListener, LaneOffer, open_lane
 from kvstore.transport.lane_connection import END, LaneConnection
 from tests.support.transports import PATIENCE_S, Recorder, Side, echo, lane_offer, raw_lane, raw_server
 
@@ -233,6 +237,97 @@ async def test_who_does_not_end_after_our_end_is_cut(served: Served, monkeypatch
         writer.transport.abort()
 
 
+# Stalls, cancellations and bugs
+
+
+@pytest.mark.parametrize("ends", ["timeout", "cancelled"])
+async def test_a_lane_that_opens_in_the_turn_in_which_it_is_given_up_is_used_or_closed(
+    ends: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Our loop stalled. Given up by the timeout it is used, for it is there; by who connects, its handler is told the end."""
+    monkeypatch.setattr(lane, "LANE_S_MAX", SHORT_S if ends == "timeout" else PATIENCE_S)
+    starts, offer = Side(), LaneOffer(1, bytes(KEY_SIZE_BYTES))
+
+    async def talk(reader: Any, writer: Any) -> None:
+        writer.write(await reader.readexactly(len(MAGIC) + KEY_SIZE_BYTES))
+        time.sleep(2 * SHORT_S)  # noqa: ASYNC251  # the loop of both: when it goes on, the greeting has arrived and the time is over
+        await reader.read()
+
+    async with raw_server(talk) as address:
+        offer = offer._replace(port=int(address.rpartition(":")[2]))
+        opening = asyncio.create_task(open_lane("127.0.0.1", offer, "there", cancelling(starts, ends, lambda: opening)))
+        if ends == "timeout":
+            connection = await opening
+            assert connection is starts.recorders[0].connection and starts.recorders[0].closings == []
+            connection.close()
+        else:
+            with pytest.raises(asyncio.CancelledError):
+                await opening
+            assert isinstance(await starts.recorders[0].until_closed(), ConnectionResetError)
+    assert len(starts.recorders) == 1
+
+
+def cancelling(starts: Side, ends: str, task: Any) -> Any:
+    """Return an `accept` in whose turn who connects gives up."""
+
+    def accept(connection: Connection) -> Recorder:
+        if ends == "cancelled":
+            asyncio.get_running_loop().call_soon(task().cancel)
+        return starts(connection)  # type: ignore[return-value]
+
+    return accept
+
+
+async def test_an_accept_that_raises_is_told_to_who_connects(served: Served) -> None:
+    """As over gRPC; a connection that nobody handles would be taken for one that works."""
+
+    def accept(connection: Connection) -> Recorder:
+        raise RuntimeError("a bug")
+
+    with pytest.raises(RuntimeError, match="a bug"):
+        await served.transport.connect(served.listener.address, accept, timeout_s=5)
+    assert await (await served.ends.recorder(0)).until_closed() is not None
+    assert served.transport._lanes == {}
+
+
+@pytest.mark.parametrize("run", [asyncio.run, uvloop.run])
+def test_who_leaves_at_once_costs_no_more_than_its_lane(run: Any) -> None:
+    """It has the key, says a word and resets the connection while our loop is busy: nothing is logged, nothing stays."""
+    logged: list[Any] = []
+
+    async def main() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: logged.append(context))
+        ends = Side()
+        listener = LaneListener(ends, lambda: 0)
+        await listener.start("127.0.0.1")
+        assert listener.offer is not None
+        with socket.create_connection(("127.0.0.1", listener.offer.port)) as peer:
+            peer.sendall(MAGIC + listener.offer.key)
+            peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        assert await (await ends.recorder(0)).until_closed() is not None
+        assert listener.connections_count == 0
+        await listener.close()
+
+    run(main())
+    assert logged == []
+
+
+async def test_who_was_accepted_as_the_listener_closed_is_not_admitted() -> None:
+    """The loop tells of it one turn later; it has the key, and whoever served is gone."""
+    ends = Side()
+    listener = LaneListener(ends, lambda: 0)
+    await listener.start("127.0.0.1")
+    doorman = lane._Doorman(listener, bytes(KEY_SIZE_BYTES))
+    await listener.close()
+    knocking = CutSocket()
+
+    doorman.connection_made(knocking)
+
+    assert knocking.is_cut
+    doorman.connection_lost(None)
+    assert listener.connections_count == 0
+
+
 # Pieces
 
 
@@ -256,14 +351,32 @@ class FakeSocket(asyncio.Transport):
         return False
 
 
+class CutSocket(FakeSocket):
+    """Remembers that it was cut."""
+
+    is_cut = False
+
+    def abort(self) -> None:
+        self.is_cut = True
+
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+        pass
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        return self
+
+    def setsockopt(self, *option: int) -> None:
+        pass
+
+
 @settings(max_examples=100, deadline=None)
 @given(st.lists(st.binary(max_size=300), max_size=20), st.integers(0, 2**32))
 def test_frames_are_the_same_however_the_network_cuts_them(frames: list[bytes], seed: int) -> None:
     """One byte at a time, or all of them at once; in order, each once, then the end."""
 
     async def main() -> None:
-        rng, socket = random.Random(seed), FakeSocket()
-        sender = LaneConnection(socket, "there", is_accepted=False)
+        rng, written = random.Random(seed), FakeSocket()
+        sender = LaneConnection(written, "there", is_accepted=False)
         sender.start(Recorder(sender))
         for frame in frames:
             sender.send(frame)
@@ -272,7 +385,7 @@ def test_frames_are_the_same_however_the_network_cuts_them(frames: list[bytes], 
         receiver = LaneConnection(FakeSocket(), "here", is_accepted=True)
         recorder = Recorder(receiver)
         receiver.start(recorder)
-        left = socket.written
+        left = written.written
         while left:
             cut = rng.choice([1, 2, 3, 7, 50, 1_000])
             receiver.data_received(left[:cut])
