@@ -33,10 +33,10 @@ class Counters:
     errors_by_code: dict[str, int] = field(default_factory=dict)
     """At most one entry for each code of the error tree."""
 
-    def count_error(self, code: str) -> None:
-        """Count one operation that was answered with an error."""
-        self.errors += 1
-        self.errors_by_code[code] = self.errors_by_code.get(code, 0) + 1
+    def count_error(self, code: str, count: int = 1) -> None:
+        """Count operations that were answered with an error."""
+        self.errors += count
+        self.errors_by_code[code] = self.errors_by_code.get(code, 0) + count
 
     def as_dict(self) -> dict[str, int]:
         """Return all totals by name."""

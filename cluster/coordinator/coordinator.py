@@ -247,11 +247,11 @@ class Coordinator:
             return
         raise Unavailable("no owner of the key can be reached", needed=1, alive=0)
 
-    def refuse_late(self, frame: Frame, operation_id: int) -> None:
-        """Refuse an operation of a frame that waited too long."""
-        self._planner.count_refusal(frame.now)
-        self._counters.count_error(Overloaded.code)
-        frame.reply(operation_id, _ERROR, frame.refusal)
+    def count_late(self, frame: Frame, count: int) -> None:
+        """Count operations that were refused because their frame had waited too long."""
+        if count:
+            self._planner.count_refusals(frame.now, count)
+            self._counters.count_error(Overloaded.code, count)
 
     def _refuse(self, frame: Frame, operation_id: int, error: KVStoreError) -> None:
         self._counters.count_error(error.code)

@@ -84,9 +84,9 @@ class OverloadGuard:
         elif self.limit < self._limit_max:
             self.limit = min(self._limit_max, self.limit + count * GROW)
 
-    def refuse(self, now: float) -> float:
-        """One more operation is refused: return the seconds after which it may come again."""
-        self._refused += 1
+    def refuse(self, now: float, count: int = 1) -> float:
+        """So many more operations are refused: return the seconds after which they may come again."""
+        self._refused += count
         if now >= self._window_ends_s:
             factor = 1.5 if self._refused > self._done else 0.8
             self.retry_after_s = min(RETRY_S_MAX, max(RETRY_S_MIN, self.retry_after_s * factor))

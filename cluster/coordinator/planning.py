@@ -49,11 +49,11 @@ class Planner:
         """Whether a client's frame that arrived `late_s` late is to be refused; asked once for each."""
         return self._guard.is_too_late(late_s, self.in_flight, now)
 
-    def count_refusal(self, now: float) -> None:
-        """Count one operation as refused."""
+    def count_refusals(self, now: float, count: int = 1) -> None:
+        """Count operations as refused."""
         self._chaos.hit(Probe.REFUSED_OVERLOADED)
-        self._counters.overloaded += 1
-        self._guard.refuse(now)
+        self._counters.overloaded += count
+        self._guard.refuse(now, count)
 
     def refusal(self) -> Overloaded:
         """Return why operations are refused now, and when they may come again."""
@@ -68,7 +68,7 @@ class Planner:
     def plan(self, name: bytes, deadline: float, now: float) -> tuple[Slot, StorageKey, BucketProperties]:
         """Return the slot, storage key and bucket of an object, or raise why the operation cannot be begun."""
         if self.in_flight >= self._guard.limit:
-            self.count_refusal(now)
+            self.count_refusals(now)
             raise self.refusal()
         topology = self._placement.topology
         if topology is None:

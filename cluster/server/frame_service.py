@@ -122,14 +122,12 @@ class FrameService:
         now, reply = frame.now, frame.reply
         if self.is_open and _is_client(caller):
             self._coordinator.watch_lateness(frame, late_s)
-        refusal, refuse_late = frame.refusal, self._coordinator.refuse_late
+        if frame.refusal:
+            requests = self._refuse(frame, requests)
         sender: NodeId | None = None
         for operation_id, verb, version, remaining_ms, key, body in requests:
             remaining_s = (remaining_ms if remaining_ms < REMAINING_MS_MAX else REMAINING_MS_MAX) / 1000 - late_s
             try:
-                if refusal and verb <= _DELETE:
-                    refuse_late(frame, operation_id)
-                    continue
                 if verb < _REPLICATE:  # the first of the peer verbs
                     deadline = now + remaining_s - (remaining_s / 10 if remaining_s < 0.5 else ANSWER_MARGIN_S)
                     self._client(frame, caller, operation_id, verb, key, body, deadline)
@@ -147,6 +145,18 @@ class FrameService:
                     self._peer(frame, caller, sender, operation_id, verb, version, key, body, now + remaining_s)
             except KVStoreError as error:
                 reply(operation_id, _ERROR, error_to_wire(error))
+
+    def _refuse(self, frame: Frame, requests: Iterable[Request]) -> list[Request]:
+        """Refuse what clients ask of their data, and return the rest: ten times too many of them must cost next to nothing."""
+        reply, refusal, rest, count = frame.reply, frame.refusal, list[Request](), 0
+        for request in requests:
+            if request[1] <= _DELETE:
+                count += 1
+                reply(request[0], _ERROR, refusal)
+            else:
+                rest.append(request)
+        self._coordinator.count_late(frame, count)
+        return rest
 
     def _client(
         self, frame: Frame, caller: Caller, operation_id: int, verb: int, key: bytes, body: bytes, deadline: float

@@ -13,7 +13,7 @@ Invariants
   2. `sync` is commutative and idempotent, and associative as long as no operation id was written at two coordinators.
   3. An operation id occurs at most once among the siblings: the smallest dot survives (a retry through another
      coordinator is one value). Who replaced one dot of an operation replaced the operation: another dot of it that turns up
-     later is dropped (retries.py says when that is known).
+     later is dropped where the two states prove it, else it is a sibling (retries.py).
   4. `operations` are the newest OPERATIONS_KEPT_MAX (time, operation id, value hash, dot) known, overwritten ones too, and
      every dot of one that has two.
 

@@ -162,7 +162,8 @@ class GrpcTransport:
         if isinstance(met, GrpcConnection):
             return met
         try:
-            lane = await open_lane(address.rpartition(":")[0].strip("[]"), met, address, accept)
+            left_s = max(0.0, gives_up_at - loop.time())  # half of it, so that gRPC has a chance as well
+            lane = await open_lane(address.rpartition(":")[0].strip("[]"), met, address, accept, timeout_s=left_s / 2)
         except Unavailable:
             self._no_lane_until[address] = loop.time() + NO_LANE_S
             left_s = gives_up_at - loop.time()

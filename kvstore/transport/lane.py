@@ -62,8 +62,8 @@ class LaneOffer(NamedTuple):
         return offer
 
 
-async def open_lane(host: str, offer: LaneOffer, peer: str, accept: Accept) -> LaneConnection:
-    """Connect within LANE_S_MAX or raise `Unavailable`; nothing is left behind then."""
+async def open_lane(host: str, offer: LaneOffer, peer: str, accept: Accept, *, timeout_s: float) -> LaneConnection:
+    """Connect within `timeout_s`, LANE_S_MAX at most, or raise `Unavailable`; nothing is left behind then."""
     loop = asyncio.get_running_loop()
     greeting: asyncio.Future[LaneConnection] = loop.create_future()
     greeters: list[_Greeter] = []
@@ -74,7 +74,7 @@ async def open_lane(host: str, offer: LaneOffer, peer: str, accept: Accept) -> L
         return greeters[-1]
 
     try:
-        async with asyncio.timeout(LANE_S_MAX):
+        async with asyncio.timeout(min(timeout_s, LANE_S_MAX)):
             await loop.create_connection(greeter, host, offer.port)
             opened = await greeting
     except (OSError, TimeoutError) as problem:

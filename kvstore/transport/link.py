@@ -324,6 +324,8 @@ class Link:
 
     def _beats(self, connection: Connection, started: float) -> None:
         """One heartbeat, and plan the next: a timer without a task, because a process may have a thousand links."""
+        if self._connection is not connection:
+            return  # it was lost before its first heartbeat was planned
         self._was_up = self._was_up or self.is_up
         self._beat(connection, started)
         self._heard = False

@@ -25,7 +25,7 @@ def values(state: DVVSet) -> list[bytes | None]:
     return sorted(sibling.value or b"" for sibling in state.siblings)  # type: ignore[return-value]
 
 
-@pytest.mark.parametrize(("first", "second"), itertools.permutations(range(2)))
+@pytest.mark.parametrize(("first", "second"), list(itertools.permutations(range(2))))
 def test_a_write_that_saw_itself_is_not_replaced(first: int, second: int) -> None:
     """Whichever of the two dots is the smaller one, and in whatever order the two states meet."""
     attempt = put(EMPTY, {}, actor_of(first), WRITE, b"mine", hlc=1)
@@ -35,7 +35,7 @@ def test_a_write_that_saw_itself_is_not_replaced(first: int, second: int) -> Non
     assert values(sync(repetition, attempt)) == [b"mine"]
 
 
-@pytest.mark.parametrize(("first", "second"), itertools.permutations(range(2)))
+@pytest.mark.parametrize(("first", "second"), list(itertools.permutations(range(2))))
 def test_nor_is_it_by_a_blind_write_beside_it(first: int, second: int) -> None:
     """The same bytes as if the other one had replaced it and a late repetition had come afterwards: nobody can tell."""
     attempt = put(EMPTY, {}, actor_of(first), WRITE, b"mine", hlc=1)
