@@ -31,8 +31,8 @@ __all__ = [
 TARGET_S = 0.5
 """Half of what an impatient client waits. A slow disk alone takes less."""
 IN_FLIGHT_MIN = 128
-"""Of three nodes that is a twentieth of a second of work, and batches are as large as they need to be. With 512 and twice what it could
-do, a run kept 0.08 of its peak: nearly all that it did was too late."""
+"""Three times that is a twentieth of a second of work, and batches are as large as they need to be. With 512, and offered twice
+what it could do, a run kept 0.08 of its peak: nearly all of its work was too late."""
 SHRINK, GROW = 0.25, 0.05
 """Of the operations that ended: by how much the limit changes."""
 RETRY_S_MIN, RETRY_S_MAX = 0.1, 2.0

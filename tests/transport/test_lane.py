@@ -255,7 +255,9 @@ async def test_a_lane_that_opens_in_the_turn_in_which_it_is_given_up_is_used_or_
 
     async with raw_server(talk) as address:
         offer = offer._replace(port=int(address.rpartition(":")[2]))
-        opening = asyncio.create_task(open_lane("127.0.0.1", offer, "there", cancelling(starts, ends, lambda: opening)))
+        opening = asyncio.create_task(
+            open_lane("127.0.0.1", offer, "there", cancelling(starts, ends, lambda: opening), timeout_s=5)
+        )
         if ends == "timeout":
             connection = await opening
             assert connection is starts.recorders[0].connection and starts.recorders[0].closings == []
