@@ -59,7 +59,8 @@ class DurableJudge:
     def acknowledged(self, object_id: bytes, name: str, durable: int, index: int, *, guests: int = 0) -> None:
         """A client is told now that the value `name` is on `durable` disks. `index`: its invocation.
 
-        While owners change, up to `guests` of these disks may be of nodes that no read asks: only the others hold a read to it.
+        While owners change, up to `guests` of these disks may be of nodes that no read asks: only the others hold a read to it,
+        and such a node may have been dismissed, and have dropped its copy, while the answer was on its way.
         """
         dots = self._witness.dots_of(object_id, name)
         if not dots:
@@ -67,7 +68,7 @@ class DurableJudge:
         self.writes += 1
         copies = self._copies(object_id)
         holders = [copy.host for copy in copies if copy.is_excused or _covers_any(copy.vector, dots)]
-        if len(holders) < durable:
+        if len(holders) < durable - guests:
             message = f"{name} was acknowledged with durable={durable}, and is synced on {' '.join(holders) or 'no disk'} only"
             self._add(Broken.UNSYNCED, object_id, message, index)
         elif len(dots) == 1:

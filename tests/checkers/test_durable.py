@@ -126,6 +126,17 @@ def test_a_read_that_must_meet_a_write_has_seen_it(
     assert disks.broken == broken
 
 
+def test_a_guest_may_drop_its_copy_while_the_answer_is_on_its_way(disks: Disks) -> None:
+    """It is dismissed once the owners have everything (`run --moves` seed 343 found it); the owners' copies are still due."""
+    for number in range(2):
+        disks.sync(number, A, 1)
+    disks.judge.acknowledged(K, "x", 3, 0, guests=1)
+    assert disks.broken == []
+
+    disks.judge.acknowledged(K, "x", 3, 1)
+    assert disks.broken == [Broken.UNSYNCED]
+
+
 def test_a_disk_of_a_guest_holds_no_read_to_a_write(disks: Disks) -> None:
     """While a node takes over a partition a write asks one more, whom reads do not ask yet (`sessions` seed 10 found it)."""
     for number in range(3):
