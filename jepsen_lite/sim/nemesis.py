@@ -173,9 +173,12 @@ class Nemesis:
         return False
 
     def _may_cost_a_node(self, name: str) -> bool:
-        """Not while partitions move: a member that is gone for good blocks that. Without its founder nothing moves at all."""
+        """Not while partitions move, or before whoever lost its place has it again: two members that are gone for good block each
+        other's replacement. Without its founder nothing moves at all."""
         world = self._world
-        return world.is_settled() and not (world.swarm.has_moves and name == world.hosts[0].name)
+        if world.swarm.has_moves and (name == world.hosts[0].name or any(host.replaces for host in world.hosts)):
+            return False
+        return world.is_settled()
 
     def _counts(self, name: str, key: bytes) -> bool:
         """Whether a host's copy may be the one that is left: a joiner may be dropped with its copies, and who leaves will be.
