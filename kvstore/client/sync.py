@@ -289,7 +289,44 @@ class Batch(Generic[T]):
         self._runner.run(lambda: self._batch.__aexit__(kind, problem, trace))
 
 
-class Session:
+class _Verbs:
+    """The verbs of `AsyncBucket`, in the bucket "default"."""
+
+    _default: Bucket[Any]
+
+    def get(
+        self, key: Key, *, consistency: Consistency | None = None, r: int | None = None, pr: int | None = None,
+        timeout: Duration | None = None,
+    ) -> GetResult[Any]:  # fmt: skip
+        """See `AsyncBucket.get`."""
+        return self._default.get(key, consistency=consistency, r=r, pr=pr, timeout=timeout)
+
+    def put(
+        self, key: Key, value: Any, *, context: bytes | Omitted | None = OMITTED, consistency: Consistency | None = None,
+        w: int | None = None, dw: int | None = None, pw: int | None = None, ttl: Duration | None = None,
+        timeout: Duration | None = None,
+    ) -> PutResult:  # fmt: skip
+        """See `AsyncBucket.put`."""
+        return self._default.put(
+            key, value, context=context, consistency=consistency, w=w, dw=dw, pw=pw, ttl=ttl, timeout=timeout
+        )
+
+    def delete(
+        self, key: Key, *, context: bytes | Omitted | None = OMITTED, consistency: Consistency | None = None,
+        w: int | None = None, dw: int | None = None, pw: int | None = None, timeout: Duration | None = None,
+    ) -> PutResult:  # fmt: skip
+        """See `AsyncBucket.delete`."""
+        return self._default.delete(key, context=context, consistency=consistency, w=w, dw=dw, pw=pw, timeout=timeout)
+
+    def update(
+        self, key: Key, fn: Callable[[Any], Any], *, attempts_max: int = UPDATE_ATTEMPTS_MAX,
+        timeout: Duration | None = None,
+    ) -> PutResult:  # fmt: skip
+        """See `AsyncBucket.update`."""
+        return self._default.update(key, fn, attempts_max=attempts_max, timeout=timeout)
+
+
+class Session(_Verbs):
     """`AsyncSession` without awaiting; the block is a plain `with`."""
 
     def __init__(self, session: AsyncSession, runner: _Runner) -> None:
@@ -333,39 +370,8 @@ class Session:
         bucket = self._session.bucket(name, type=type, resolver=resolver, object_type=object_type, **options)
         return Bucket(bucket, self._runner)
 
-    def get(
-        self, key: Key, *, consistency: Consistency | None = None, r: int | None = None, pr: int | None = None,
-        timeout: Duration | None = None,
-    ) -> GetResult[Any]:  # fmt: skip
-        """See `AsyncSession.get`."""
-        return self._default.get(key, consistency=consistency, r=r, pr=pr, timeout=timeout)
 
-    def put(
-        self, key: Key, value: Any, *, context: bytes | Omitted | None = OMITTED, consistency: Consistency | None = None,
-        w: int | None = None, dw: int | None = None, pw: int | None = None, ttl: Duration | None = None,
-        timeout: Duration | None = None,
-    ) -> PutResult:  # fmt: skip
-        """See `AsyncSession.put`."""
-        return self._default.put(
-            key, value, context=context, consistency=consistency, w=w, dw=dw, pw=pw, ttl=ttl, timeout=timeout
-        )
-
-    def delete(
-        self, key: Key, *, context: bytes | Omitted | None = OMITTED, consistency: Consistency | None = None,
-        w: int | None = None, dw: int | None = None, pw: int | None = None, timeout: Duration | None = None,
-    ) -> PutResult:  # fmt: skip
-        """See `AsyncSession.delete`."""
-        return self._default.delete(key, context=context, consistency=consistency, w=w, dw=dw, pw=pw, timeout=timeout)
-
-    def update(
-        self, key: Key, fn: Callable[[Any], Any], *, attempts_max: int = UPDATE_ATTEMPTS_MAX,
-        timeout: Duration | None = None,
-    ) -> PutResult:  # fmt: skip
-        """See `AsyncSession.update`."""
-        return self._default.update(key, fn, attempts_max=attempts_max, timeout=timeout)
-
-
-class Client:
+class Client(_Verbs):
     """`AsyncClient` without awaiting. Open it with `with`, or `close` it."""
 
     def __init__(
@@ -444,37 +450,6 @@ class Client:
     def session(self, token: bytes | None = None) -> Session:
         """See `AsyncClient.session`."""
         return Session(self._client.session(token), self._runner)
-
-    def get(
-        self, key: Key, *, consistency: Consistency | None = None, r: int | None = None, pr: int | None = None,
-        timeout: Duration | None = None,
-    ) -> GetResult[Any]:  # fmt: skip
-        """See `AsyncClient.get`."""
-        return self._default.get(key, consistency=consistency, r=r, pr=pr, timeout=timeout)
-
-    def put(
-        self, key: Key, value: Any, *, context: bytes | Omitted | None = OMITTED, consistency: Consistency | None = None,
-        w: int | None = None, dw: int | None = None, pw: int | None = None, ttl: Duration | None = None,
-        timeout: Duration | None = None,
-    ) -> PutResult:  # fmt: skip
-        """See `AsyncClient.put`."""
-        return self._default.put(
-            key, value, context=context, consistency=consistency, w=w, dw=dw, pw=pw, ttl=ttl, timeout=timeout
-        )
-
-    def delete(
-        self, key: Key, *, context: bytes | Omitted | None = OMITTED, consistency: Consistency | None = None,
-        w: int | None = None, dw: int | None = None, pw: int | None = None, timeout: Duration | None = None,
-    ) -> PutResult:  # fmt: skip
-        """See `AsyncClient.delete`."""
-        return self._default.delete(key, context=context, consistency=consistency, w=w, dw=dw, pw=pw, timeout=timeout)
-
-    def update(
-        self, key: Key, fn: Callable[[Any], Any], *, attempts_max: int = UPDATE_ATTEMPTS_MAX,
-        timeout: Duration | None = None,
-    ) -> PutResult:  # fmt: skip
-        """See `AsyncClient.update`."""
-        return self._default.update(key, fn, attempts_max=attempts_max, timeout=timeout)
 
     def timeout(self, timeout: Duration) -> AbstractContextManager[None]:
         """See `AsyncClient.timeout`; bounds what this thread asks for inside the block."""

@@ -21,7 +21,7 @@ import asyncio
 from collections import deque
 from typing import Any, Protocol
 
-from kvstore.transport import grpc_core  # noqa: F401  # before gRPC itself
+from kvstore.transport import grpc_loader  # noqa: F401  # before gRPC itself
 
 # isort: split
 import grpc.aio

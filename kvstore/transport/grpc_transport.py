@@ -35,7 +35,7 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 from urllib.parse import unquote
 
-from kvstore.transport import grpc_core  # noqa: F401  # before gRPC itself
+from kvstore.transport import grpc_loader  # noqa: F401  # before gRPC itself
 
 # isort: split
 import grpc

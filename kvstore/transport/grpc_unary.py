@@ -22,7 +22,7 @@ from functools import partial
 from typing import Any, Protocol, TypeVar
 from urllib.parse import unquote
 
-from kvstore.transport import grpc_core  # noqa: F401  # before gRPC itself
+from kvstore.transport import grpc_loader  # noqa: F401  # before gRPC itself
 
 # isort: split
 import grpc

@@ -17,6 +17,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import NamedTuple, cast
 
@@ -93,7 +94,7 @@ def _maybe_result(greeting: asyncio.Future[LaneConnection]) -> LaneConnection | 
     return greeting.result() if is_greeted else None
 
 
-class _Greeting(asyncio.Protocol):
+class _Greeting(asyncio.Protocol, ABC):
     """The first bytes of either side: all of them are `expected`, or the connection is cut."""
 
     def __init__(self, expected: bytes) -> None:
@@ -116,9 +117,9 @@ class _Greeting(asyncio.Protocol):
         elif len(self._arrived) >= length:
             self.greeted(self.transport, self._arrived[length:])
 
+    @abstractmethod
     def greeted(self, transport: asyncio.Transport, rest: bytes) -> None:
         """The peer is who it should be; `rest` came behind its greeting."""
-        raise NotImplementedError
 
 
 class _Greeter(_Greeting):

@@ -66,7 +66,7 @@ def test_the_faces_have_the_same_methods_with_the_same_parameters(source: type, 
     """Names, kinds, defaults and annotations; what differs is only that nothing is awaited."""
     public = {name for name in vars(source) if not name.startswith("_")} - {"pending_max"}
 
-    assert {name for name in vars(face) if not name.startswith("_")} >= public - {
+    assert {name for name in dir(face) if not name.startswith("_")} >= public - {
         "name",
         "ok",
         "failed",

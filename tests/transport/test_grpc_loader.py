@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from kvstore.transport.grpc_core import EXPERIMENTS, VARIABLE
+from kvstore.transport.grpc_loader import EXPERIMENTS, VARIABLE
 
 SHOW = """
 import os, sys
